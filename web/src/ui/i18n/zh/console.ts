@@ -1,0 +1,1 @@
+export default { title: '主席控制台' }
