@@ -6,6 +6,8 @@ import importlib.util
 import sys
 from pathlib import Path
 
+import pytest
+
 FIXTURES = Path(__file__).parent / "fixtures"
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -14,3 +16,6 @@ pytest_plugins = [
     for path in sorted(FIXTURES.glob("*.py"))
     if path.stem != "__init__" and importlib.util.find_spec(f"tests.fixtures.{path.stem}")
 ]
+
+# Fixtures may import one another: all are named before the first is loaded.
+pytest.register_assert_rewrite(*pytest_plugins)
