@@ -127,7 +127,8 @@ Command = (
     | Answer
     | Leave
 )
-COMMAND: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="type")])
+AnyCommand = Annotated[Command, Field(discriminator="type")]
+COMMAND: TypeAdapter[Command] = TypeAdapter(AnyCommand)
 
 
 # ---------------------------------------------------------------- facts

@@ -23,6 +23,7 @@ from rooms.events import Event, Happened
 from rooms.model import Room, Rules, Venue
 from rooms.plan import MediaPlan, plan
 from rooms.policy import Actor, may, settle
+from rooms.presence import Presence
 from rooms.refusals import Refused
 from rooms.room import apply, next_deadline, open_room
 from rooms.store import AuditNote, MeetingSummary, RoomStore
@@ -83,6 +84,7 @@ class RoomDirectory:
         self._live: dict[str, _Live] = {}
         self._ended: OrderedDict[str, Room] = OrderedDict()
         self._venues: dict[str, Venue] = {}
+        self.presence = Presence()
         self.listeners: list[Callable[[Change], None]] = []
 
     # ------------------------------------------------------------------ life
@@ -331,6 +333,7 @@ class RoomDirectory:
     def _retire(self, live: _Live) -> None:
         if self._live.pop(live.room.meeting_id, None) is None:
             return
+        self.presence.forget(live.room.meeting_id)
         self._ended[live.room.meeting_id] = live.room
         while len(self._ended) > KEPT_ENDED:
             self._ended.popitem(last=False)

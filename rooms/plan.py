@@ -125,6 +125,3 @@ def patch(old: MediaPlan, change: PlanChange) -> MediaPlan:
         seated=(old.seated | change.listed) - change.unlisted,
         **values,  # type: ignore[arg-type]
     )
-
-
-__all__ = ["MICROPHONE", "MediaPlan", "PlanChange", "diff", "patch", "plan"]

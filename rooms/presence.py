@@ -1,9 +1,11 @@
-"""Which venues have a page open, in a meeting or in standby.  Lives in memory: a page that is there says so."""
+"""Which venues have a page open, in a meeting or in standby, and who sits at a main venue.  Not stored."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+
+from rooms.model import Room
 
 
 class Presence:
@@ -12,14 +14,27 @@ class Presence:
     def __init__(self) -> None:
         self._pages: Counter[str] = Counter()
         self._devices: dict[str, dict[str, bool]] = {}
+        self._sitting: dict[str, str] = {}  # meeting → user at its main venue
         self.on_change: list[Callable[[str], None]] = []
 
     def online(self, venue: str) -> bool:
         return self._pages[venue] > 0
 
     def devices(self, venue: str) -> dict[str, bool] | None:
-        """What the page found before the meeting: {"camera": …, "microphone": …}; None when it has not said."""
+        """What the page found: {"camera": …, "microphone": …}; None while it has not said."""
         return self._devices.get(venue)
+
+    def sits(self, meeting_id: str, user_id: str) -> None:
+        """This user's console takes the main venue's seat."""
+        self._sitting[meeting_id] = user_id
+
+    def may_sit(self, room: Room, user_id: str) -> bool:
+        """The main venue's seat is free, or the same user's older page has it (a reload takes it over)."""
+        taken = room.seats[room.main_venue].connected
+        return not taken or self._sitting.get(room.meeting_id) == user_id
+
+    def forget(self, meeting_id: str) -> None:
+        self._sitting.pop(meeting_id, None)
 
     def came(self, venue: str) -> None:
         self._pages[venue] += 1

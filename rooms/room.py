@@ -7,7 +7,7 @@ hung up) is ignored.  Events are what differs between the two rooms, so no rule 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, assert_never
 
 from msgspec.structs import replace
@@ -481,7 +481,7 @@ def _end_floor(room: Room) -> Room:
     return _set_mutes(replace(room, floor=None, muted_before_floor=None), lambda v: v in before)
 
 
-def _set_mutes(room: Room, muted: Any) -> Room:
+def _set_mutes(room: Room, muted: Callable[[str], bool]) -> Room:
     seats = {
         venue: seat if seat.muted_by_chair == muted(venue) else replace(seat, muted_by_chair=muted(venue))
         for venue, seat in room.seats.items()

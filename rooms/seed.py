@@ -1,4 +1,4 @@
-"""Demo tree: the unions of Anhui in 2016 (1 centre, 16 cities, 2 counties under the province, 103 counties)."""
+"""Demo tree: the unions of Anhui in 2016 (the centre, 16 cities, 2 direct counties, 103 counties)."""
 
 from __future__ import annotations
 

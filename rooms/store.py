@@ -6,12 +6,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+import structlog
 from sqlalchemy import Float, Integer, String, Text, select, update
 from sqlalchemy.orm import Mapped, mapped_column
 
 from core.audit import Audit
 from core.database import Base, Database
 from rooms.model import MeetingStatus, Room, Venue, decode, encode
+
+log = structlog.get_logger(__name__)
 
 
 class VenueRow(Base):
@@ -121,10 +125,16 @@ class RoomStore:
                 await self._audit.record(note.actor, note.action, note.subject, note.detail, session=session)
 
     async def active(self) -> list[Room]:
-        """Every meeting that has not ended, oldest first.  Raises msgspec's errors on a broken state."""
-        query = select(MeetingRow.state).where(MeetingRow.status == MeetingStatus.ACTIVE)
+        """Every meeting that has not ended, oldest first.  One that can't be read is left out and logged."""
+        query = select(MeetingRow).where(MeetingRow.status == MeetingStatus.ACTIVE)
+        rooms = []
         async with self._database.session(read_only=True) as session:
-            return [decode(state) for state in await session.scalars(query.order_by(MeetingRow.created_at))]
+            for row in await session.scalars(query.order_by(MeetingRow.created_at)):
+                try:
+                    rooms.append(decode(row.state))
+                except msgspec.MsgspecError as error:
+                    log.error("meeting can't be read", meeting=row.meeting_id, error=str(error))
+        return rooms
 
     async def find(self, meeting_id: str) -> Room | None:
         async with self._database.session(read_only=True) as session:

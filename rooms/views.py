@@ -114,9 +114,7 @@ def _compare(old: Any, new: Any, path: list[str], found: list[Json]) -> None:
         if old != new or type(old) is not type(new):
             found.append({"path": path, "value": new})
         return
-    for key in old:
-        if key not in new:
-            found.append({"path": [*path, key], "value": None, "gone": True})
+    found.extend({"path": [*path, key], "value": None, "gone": True} for key in old if key not in new)
     for key, value in new.items():
         if key in old:
             _compare(old[key], value, [*path, key], found)
