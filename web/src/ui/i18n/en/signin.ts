@@ -1,1 +1,20 @@
-export default { title: 'Sign in' }
+export default {
+  title: 'Sign in',
+  headline1: 'Lianxin',
+  headline2: 'Video conference',
+  tagline: 'Province, cities and counties in one room',
+  heading: 'Staff sign-in',
+  username: 'User name',
+  password: 'Password',
+  usernameMissing: 'Please enter your user name',
+  passwordMissing: 'Please enter your password',
+  show: 'Show',
+  hide: 'Hide',
+  submit: 'Sign in',
+  busy: 'Signing in…',
+  help: 'Forgotten the password? Ask your IT desk to reset it.',
+  venueTitle: 'Venue television',
+  venueNote: "Sign in with the venue's account and leave this page open; it joins by itself.",
+  secrecy: 'Not for classified information',
+  schematic: 'Schematic: tiles show rough positions only'
+}

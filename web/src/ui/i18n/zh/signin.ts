@@ -1,1 +1,20 @@
-export default { title: '登录' }
+export default {
+  title: '登录',
+  headline1: '连心',
+  headline2: '视频会议系统',
+  tagline: '省、市、县（区）会场同听同看',
+  heading: '工作人员登录',
+  username: '账号',
+  password: '密码',
+  usernameMissing: '请输入账号',
+  passwordMissing: '请输入密码',
+  show: '显示',
+  hide: '隐藏',
+  submit: '登录',
+  busy: '正在登录…',
+  help: '忘记密码请联系本单位的运维人员重置。',
+  venueTitle: '会场电视',
+  venueNote: '用会场账号登录后保持本页打开，有会议时自动接入。',
+  secrecy: '本系统为非涉密系统，严禁处理、存储、传输涉密信息',
+  schematic: '示意图，方块位置只表示大致方位'
+}

@@ -1,0 +1,62 @@
+/** The console's own place in the media room: it occupies the main venue, or only watches. */
+import { onScopeDispose, ref, shallowRef } from 'vue'
+import { MediaSession } from '../media/MediaSession'
+import { chosenDevice } from '../media/devices'
+import { post } from '../protocol/http'
+import type { MediaToken } from '../protocol/types'
+import { say } from '../ui/i18n'
+
+export type Seat = ReturnType<typeof takeSeat>
+
+export function takeSeat(meeting: string, observe: boolean) {
+  /** Grows with every change of the session; reading it makes a template follow the session. */
+  const version = ref(0)
+  const occupies = ref<string | null>(null)
+  const identity = ref('')
+  const failure = ref('')
+
+  const fetchToken = async (): Promise<MediaToken> => {
+    const got = await post<MediaToken>(`/api/v1/meetings/${encodeURIComponent(meeting)}/media-token`, observe ? { observe: true } : {})
+    occupies.value = got.occupies
+    identity.value = got.identity
+    return got
+  }
+
+  const session = shallowRef(
+    new MediaSession({
+      onChange: () => (version.value += 1),
+      renew: async () => (await fetchToken()).token
+    })
+  )
+  let closed = false
+  let retry: ReturnType<typeof setTimeout> | null = null
+
+  async function open(): Promise<void> {
+    if (retry) clearTimeout(retry)
+    let got: MediaToken
+    try {
+      got = await fetchToken()
+      failure.value = ''
+    } catch (error) {
+      failure.value = say(error)
+      if (!closed) retry = setTimeout(() => void open(), 3_000)
+      return
+    }
+    if (closed) return
+    const publish = got.occupies
+      ? { camera: true, microphone: true, cameraId: await chosenDevice('camera'), microphoneId: await chosenDevice('microphone') }
+      : null
+    // A first join that fails goes on by itself; onChange tells.
+    await session.value.connect(got.token, { publish }).catch(() => undefined)
+  }
+
+  function close(): void {
+    closed = true
+    if (retry) clearTimeout(retry)
+    void session.value.close()
+  }
+  onScopeDispose(close)
+  void open()
+
+  return { session, version, occupies, identity, failure, reopen: open, close }
+}
