@@ -95,6 +95,7 @@ class LimitsConfig(Section):
     logins_per_minute: Annotated[int, Field(ge=1)] = 20  # per address
     requests_per_second: Annotated[float, Field(gt=0)] = 50  # per address, not signed in
     unauthenticated_per_address: Annotated[int, Field(ge=1)] = 64  # requests under way at once
+    connections_per_address: Annotated[int, Field(ge=8)] = 512
     websockets_per_address: Annotated[int, Field(ge=1)] = 64
     websockets: Annotated[int, Field(ge=1)] = 2000
     ws_message_bytes: Annotated[int, Field(ge=1024)] = 16 * 1024  # /ws, from a page

@@ -352,7 +352,8 @@ def content_security_policy(host: str) -> str:
     sockets = f" ws://{host} wss://{host}" if _HOST.fullmatch(host) else ""
     return (
         "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
-        f"img-src 'self' data: blob:; font-src 'self'; connect-src 'self'{sockets}; media-src 'self' blob: mediastream:; "
+        "img-src 'self' data: blob:; font-src 'self'; "
+        f"connect-src 'self'{sockets}; media-src 'self' blob: mediastream:; "
         "worker-src 'self' blob:; manifest-src 'self'; base-uri 'none'; form-action 'self'; "
         "frame-ancestors 'none'"
     )

@@ -1,0 +1,204 @@
+"""Metrics of the media workers and of the control process, for prometheus-client.
+
+A worker reports its counters once a second and begins at zero when it is started again; here they become
+totals that never go back.  Names and their meaning: ``MEANINGS``; a name that is not listed is shown too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import resource
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+from prometheus_client import Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from core import counters
+from sfu.messages import Event, Report
+
+Labels = tuple[tuple[str, str], ...]
+_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
+
+MEANINGS = {
+    "lianxin_rtp_packets_total": "RTP packets by direction (in: from clients, out: to clients) and kind.",
+    "lianxin_rtp_bytes_total": "Bytes of RTP packets, headers included, by direction and kind.",
+    "lianxin_rtp_bitrate_bps": "Current bit rate of RTP in bits per second, by direction and kind.",
+    "lianxin_rtp_lost_packets_total": "RTP packets that were lost, by direction and kind.",
+    "lianxin_rtp_loss_ratio": "Fraction of RTP packets lost lately (0 to 1), by direction and kind.",
+    "lianxin_nack_total": "Packets asked for again by NACK, by direction.",
+    "lianxin_pli_total": "Key frames asked for by PLI or FIR, by direction.",
+    "lianxin_retransmitted_packets_total": "Packets sent again from the ring.",
+    "lianxin_drops_total": "Datagrams and packets that a media worker dropped, by reason.",
+    "lianxin_worker_cpu_seconds_total": "CPU time of a media worker, all threads.",
+    "lianxin_worker_event_loop_delay_seconds": "Longest delay of a worker's event loop in the last second.",
+    "lianxin_worker_transports": "Open client transports of a media worker.",
+    "lianxin_worker_routers": "Rooms on a media worker.",
+    "lianxin_worker_ice_checks_total": "STUN binding requests that a media worker answered.",
+    "lianxin_worker_ice_failures_total": "Transports whose ICE failed.",
+    "lianxin_worker_dtls_failures_total": "DTLS handshakes that failed, by reason.",
+}
+
+LOOP_DELAY = Histogram(
+    "lianxin_event_loop_delay_seconds",
+    "Delay of the control process's event loop, measured twice a second.",
+    buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0),
+    registry=counters.REGISTRY,
+)
+
+
+class WorkerLedger:
+    """Adds up what workers report, across their restarts."""
+
+    def __init__(self) -> None:
+        self._now: dict[str, dict[tuple[str, Labels], float]] = {}
+        self._before: dict[str, dict[tuple[str, Labels], float]] = {}
+        self._cpu_rate: dict[str, tuple[float, float, float]] = {}  # when, CPU seconds, share
+        self.restarts: dict[str, int] = {}
+
+    def on_event(self, worker_id: str, event: Event) -> None:
+        """For ``MediaNode.on_event``."""
+        if isinstance(event, Report):
+            self.observe(worker_id, event, time.monotonic())
+
+    def observe(self, worker_id: str, report: Report, now_s: float) -> None:
+        latest = {(c.name, tuple(sorted(c.labels))): c.value for c in report.counters}
+        previous = self._now.get(worker_id, {})
+        for key, value in previous.items():
+            # Smaller than a second ago: a new process, whose predecessor's end we were not told of.
+            if is_counter(key[0]) and latest.get(key, 0.0) < value:
+                self._keep(worker_id, key, value)
+        self._now[worker_id] = latest
+        cpu = latest.get(("lianxin_worker_cpu_seconds_total", ()))
+        if cpu is not None:
+            at, before, share = self._cpu_rate.get(worker_id, (now_s, cpu, 0.0))
+            if now_s > at and cpu >= before:
+                share = (cpu - before) / (now_s - at)
+            self._cpu_rate[worker_id] = (now_s, cpu, share)
+
+    def on_lost(self, worker_id: str) -> None:
+        """For ``MediaNode.on_worker_lost``: what it had counted is kept, what it measured is gone."""
+        for key, value in self._now.pop(worker_id, {}).items():
+            if is_counter(key[0]):
+                self._keep(worker_id, key, value)
+        self._cpu_rate.pop(worker_id, None)
+
+    def on_up(self, worker_id: str) -> None:
+        """For ``MediaNode.on_worker_up``: started again."""
+        self.restarts[worker_id] = self.restarts.get(worker_id, 0) + 1
+
+    def _keep(self, worker_id: str, key: tuple[str, Labels], value: float) -> None:
+        kept = self._before.setdefault(worker_id, {})
+        kept[key] = kept.get(key, 0.0) + value
+
+    def known(self) -> set[str]:
+        """Every worker that has ever reported."""
+        return set(self._now) | set(self._before)
+
+    def cpu_percent(self, worker_id: str) -> float:
+        """Of one core, in the last second."""
+        return round(100 * self._cpu_rate.get(worker_id, (0.0, 0.0, 0.0))[2], 1)
+
+    def value(self, worker_id: str, name: str) -> float:
+        """Sum of a worker's values of one name, now."""
+        return sum(v for (n, _), v in self._now.get(worker_id, {}).items() if n == name)
+
+    def totals(self) -> dict[str, dict[Labels, float]]:
+        """By name and labels: a worker's own measurements carry its name, the rest is summed over workers."""
+        sums: dict[str, dict[Labels, float]] = {}
+        for source in (self._before, self._now):
+            for worker_id, values in source.items():
+                for (name, labels), value in values.items():
+                    shown = (("worker", worker_id), *labels) if name.startswith("lianxin_worker_") else labels
+                    by_labels = sums.setdefault(name, {})
+                    by_labels[shown] = by_labels.get(shown, 0.0) + value
+        return sums
+
+
+def is_counter(name: str) -> bool:
+    return name.endswith("_total")
+
+
+def families(totals: dict[str, dict[Labels, float]]) -> Iterator[Metric]:
+    """Metric families in Prometheus's base units: ``…_ms`` becomes ``…_seconds``."""
+    for name, values in sorted(totals.items()):
+        if not _NAME.fullmatch(name):
+            continue
+        scale, shown = (0.001, name[:-3] + "_seconds") if name.endswith("_ms") else (1.0, name)
+        text = MEANINGS.get(name) or f"Reported by the media workers as {name}."
+        label_names = tuple(dict.fromkeys(key for labels in values for key, _ in labels))
+        family: CounterMetricFamily | GaugeMetricFamily
+        if is_counter(shown):
+            family = CounterMetricFamily(shown.removesuffix("_total"), text, labels=label_names)
+        else:
+            family = GaugeMetricFamily(shown, text, labels=label_names)
+        for labels, value in sorted(values.items()):
+            known = dict(labels)
+            family.add_metric([known.get(label, "") for label in label_names], value * scale)
+        yield family
+
+
+class WorkerCollector(Collector):
+    def __init__(self, ledger: WorkerLedger, alive: Callable[[], Iterable[str]]) -> None:
+        self._ledger = ledger
+        self._alive = alive
+
+    def collect(self) -> Iterable[Metric]:
+        yield from families(self._ledger.totals())
+        alive = set(self._alive())
+        up = GaugeMetricFamily(
+            "lianxin_worker_up",
+            "Whether a media worker is alive (1) or being started again (0).",
+            labels=["worker"],
+        )
+        restarts = CounterMetricFamily(
+            "lianxin_worker_restarts", "How often a media worker had to be started again.", labels=["worker"]
+        )
+        for worker_id in sorted(alive | set(self._ledger.restarts)):
+            up.add_metric([worker_id], float(worker_id in alive))
+            restarts.add_metric([worker_id], self._ledger.restarts.get(worker_id, 0))
+        yield up
+        yield restarts
+
+
+class Gauges(Collector):
+    """Values that are asked for when Prometheus asks: name → (meaning, how to know)."""
+
+    def __init__(self) -> None:
+        self._sources: dict[str, tuple[str, Callable[[], float]]] = {}
+
+    def add(self, name: str, meaning: str, value: Callable[[], float]) -> None:
+        self._sources[name] = (meaning, value)
+
+    def collect(self) -> Iterable[Metric]:
+        for name, (meaning, value) in self._sources.items():
+            if is_counter(name):
+                yield CounterMetricFamily(name.removesuffix("_total"), meaning, value=value())
+            else:
+                yield GaugeMetricFamily(name, meaning, value=value())
+
+
+def control_cpu_seconds() -> float:
+    """User and system time of the control process (of a worker inside it too), s."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def resident_bytes() -> float:
+    """Memory of this process (Linux), bytes."""
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return float(file.read().split()[1]) * resource.getpagesize()
+    except (OSError, IndexError, ValueError):
+        return 0.0
+
+
+async def watch_loop(every_s: float = 0.5) -> None:
+    """Measures for ever how late the loop is."""
+    loop = asyncio.get_running_loop()
+    while True:
+        due = loop.time() + every_s
+        await asyncio.sleep(every_s)
+        LOOP_DELAY.observe(max(0.0, loop.time() - due))
