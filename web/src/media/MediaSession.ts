@@ -107,6 +107,7 @@ export class MediaSession {
   private joining = false
   private closed = true
   private generation = 0
+  private calls = 0
   private publishing: Promise<void> = Promise.resolve()
   private current: SessionState = 'idle'
   private blocked = false
@@ -156,10 +157,12 @@ export class MediaSession {
 
   /**
    * Joins and keeps joined until `close()`. Resolves when in the room for the first time; rejects if
-   * the first join fails, but then already tries again by itself.
+   * the first join fails, but then already tries again by itself. An empty token is fetched by `renew`.
    */
   async connect(token: string, opts: { publish: PublishWish | null }): Promise<void> {
-    await this.close()
+    const call = ++this.calls
+    await this.tearDown()
+    if (call !== this.calls) return // closed or connected anew meanwhile: that one counts
     this.closed = false
     this.generation += 1
     this.token = token
@@ -170,11 +173,16 @@ export class MediaSession {
     window.addEventListener('online', this.onOnline)
     this.openCapture()
     this.set('connecting')
+    const generation = this.generation
     try {
+      if (!this.token && this.options.renew) {
+        const fresh = await this.options.renew()
+        if (generation !== this.generation) return
+        this.token = fresh
+      }
       await this.join()
     } catch (error) {
-      if (!this.closed && this.current !== 'lost') {
-        this.set('reconnecting')
+      if (generation === this.generation && this.current !== 'lost') {
         this.rejoin.start()
       }
       throw error
@@ -182,6 +190,11 @@ export class MediaSession {
   }
 
   async close(): Promise<void> {
+    this.calls += 1
+    await this.tearDown()
+  }
+
+  private async tearDown(): Promise<void> {
     this.closed = true
     this.generation += 1
     this.rejoin.stop()
@@ -216,12 +229,14 @@ export class MediaSession {
 
   setMicrophone(on: boolean): void {
     this.micOn = on
+    if (on && this.ownsCapture) void this.capture?.open('microphone', this.wish?.microphoneId)
     this.applyMute('microphone')
     this.changed()
   }
 
   setCamera(on: boolean): void {
     this.cameraOn = on
+    if (on && this.ownsCapture) void this.capture?.open('camera', this.wish?.cameraId)
     this.applyMute('camera')
     this.changed()
   }
