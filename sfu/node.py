@@ -32,7 +32,7 @@ FIRST_BACKOFF_S = 0.05
 MAX_BACKOFF_S = 2.0
 STEADY_S = 10.0  # alive this long: the next death starts the backoff anew
 MAX_PENDING = 10_000
-LOCAL_WORKER = "w0"
+STDERR = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +148,7 @@ class RemoteWorker:
                 str(theirs.fileno()),
                 pass_fds=(theirs.fileno(),),
                 stdin=asyncio.subprocess.DEVNULL,
+                stdout=STDERR,  # our own output belongs to the operator's scripts
                 start_new_session=True,
             )
         except OSError as error:
