@@ -25,7 +25,7 @@ class Presence:
         return self._devices.get(venue)
 
     def sits(self, meeting_id: str, user_id: str) -> None:
-        """This user's console takes the main venue's seat."""
+        """This user's page takes the main venue's seat."""
         self._sitting[meeting_id] = user_id
 
     def may_sit(self, room: Room, user_id: str) -> bool:

@@ -166,7 +166,7 @@ async def media_token(request: web.Request) -> web.Response:
         if refusal is not None:
             counters.refused(f"media_token_{refusal}")
             raise Refused(refusal)
-        if user.role == "host":
+        if occupies == room.main_venue:
             presence.sits(room.meeting_id, user.user_id)
         venue = directory.venues.get(occupies)
         identity, name = occupies, venue.name if venue else occupies
