@@ -153,9 +153,7 @@ class RedisBus:
 
         self._prefix = prefix
         try:
-            self._redis: Any = Redis.from_url(
-                url, socket_connect_timeout=5, socket_keepalive=None, retry=Retry(NoBackoff(), 1)
-            )
+            self._redis: Any = Redis.from_url(url, retry=Retry(NoBackoff(), 1))
         except ValueError as error:
             raise ConfigError(f"bus.url can't be read as a Redis address: {error}") from error
         self._topics = _Topics()

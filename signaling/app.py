@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
-import structlog
 from aiohttp import web
+from recording.sessions import RecordingSessions
 
 from core import counters
 from core.audit import Audit
@@ -16,105 +17,125 @@ from core.clock import Clock, SystemClock
 from core.config import LOOPBACK, Config
 from core.database import Database
 from portal.accounts.service import Accounts
+from rooms.directory import RoomDirectory
 from rooms.store import RoomStore
 from sfu.node import MediaNode, NodeConfig
-from signaling import health, keys, metrics, openapi, sessions, static
+from signaling import health, keys, meetings, metrics, openapi, recordings, sessions, static, ws
 from signaling.http import LIMITS, MIDDLEWARES, AddressLimits, secure_headers, within
+from signaling.livekit.limits import Limits
+from signaling.livekit.rooms import MediaRooms
 from signaling.livekit.token import ApiKeys
+from signaling.reconcile import Reconciler
 
-log = structlog.get_logger(__name__)
-
-DEMO: web.AppKey[bool] = web.AppKey("demo", bool)
-DEMO_ACCOUNTS: web.AppKey[list[dict[str, object]]] = web.AppKey("demo_accounts", list)
+DEMO_ACCOUNTS: web.AppKey[list[dict[str, str]]] = web.AppKey("demo_accounts")
+Part = Callable[[web.Application], AbstractAsyncContextManager[None]]
 
 
 def make_app(config: Config, *, demo: bool = False, clock: Clock | None = None) -> web.Application:
-    """Everything is opened at start-up, in the order below, and closed in the reverse order."""
+    """Makes every part; opening them happens at start-up, in the order of ``cleanup_ctx``.
+
+    The data folder must exist.  Raises ConfigError.
+    """
     app = web.Application(middlewares=MIDDLEWARES, client_max_size=config.limits.body_bytes)
+    clock = clock or SystemClock()
     app[keys.CONFIG] = config
-    app[keys.CLOCK] = clock or SystemClock()
-    app[DEMO] = demo
-    app[LIMITS] = AddressLimits(config.limits, app[keys.CLOCK].monotonic)
+    app[keys.CLOCK] = clock
+    app[keys.STARTED_AT] = clock.now()
+    app[LIMITS] = AddressLimits(config.limits, clock.monotonic)
     app.on_response_prepare.append(secure_headers)
-    app.cleanup_ctx.extend([_ground, _accounts, _media])
-    app.add_routes(sessions.routes())
-    app.add_routes(health.routes())
-    app.add_routes(openapi.routes())
+
+    database = app[keys.DATABASE] = Database(config.database_url)
+    audit = app[keys.AUDIT] = Audit(database, clock)
+    app[keys.BUS] = open_bus(config.bus.url)
+    app[keys.ACCOUNTS] = Accounts(database, clock, audit, config.auth)
+    app[keys.API_KEYS] = ApiKeys.load_or_create(config.data_dir / "keys.json")
+
+    node = app[keys.NODE] = _node(config)
+    app[health.LEDGER] = _ledger(node)
+    store = RoomStore(database, audit)
+    directory = app[keys.DIRECTORY] = RoomDirectory(store, clock)
+    recorder = app[keys.RECORDINGS] = RecordingSessions(database, clock, config.recording_directory)
+    hub = app[keys.HUB] = ws.Hub(directory, clock)
+    reconciler = Reconciler(directory, clock, recorder, hub)
+    rooms = app[keys.MEDIA_ROOMS] = MediaRooms(
+        node, clock, app[keys.API_KEYS], reconciler, reconciler, _limits(config)
+    )
+    reconciler.attach(rooms)
+
+    app[DEMO_ACCOUNTS] = []
+    parts: list[Part] = [_measurements, _database, _bus, _accounts]
+    if demo:
+        parts.append(_demo_of(store))
+    parts += [_node_running, _recorder_running, _media_of(reconciler), _hub_running]
+    app.cleanup_ctx.extend(parts)
+
+    for module in (sessions, meetings, recordings, health, openapi, ws):
+        app.add_routes(module.routes())
+    app.add_routes(rooms.routes())
     app[static.DIST] = static.web_directory(config.server.web_directory)
     app.add_routes(static.routes())  # last: it takes every path that is left
     return app
 
 
-async def _ground(app: web.Application) -> AsyncIterator[None]:
-    config = app[keys.CONFIG]
-    app[keys.STARTED_AT] = app[keys.CLOCK].now()
-    app[keys.API_KEYS] = ApiKeys.load_or_create(config.data_dir / "keys.json")
-    database = Database(config.database_url)
-    bus = open_bus(config.bus.url)
-    app[keys.DATABASE] = database
-    app[keys.BUS] = bus
-    app[keys.AUDIT] = Audit(database, app[keys.CLOCK])
-    loop_watch = asyncio.create_task(metrics.watch_loop(), name="loop delay")
-    try:
-        await database.migrate()
-        await bus.ping()
-        yield
-    finally:
-        loop_watch.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await loop_watch
-        await bus.close()
-        await database.close()
+def _node(config: Config) -> MediaNode:
+    from recording.tap import open_tap
 
-
-async def _accounts(app: web.Application) -> AsyncIterator[None]:
-    config = app[keys.CONFIG]
-    accounts = Accounts(app[keys.DATABASE], app[keys.CLOCK], app[keys.AUDIT], config.auth)
-    app[keys.ACCOUNTS] = accounts
-    try:
-        if app[DEMO]:
-            from rooms.seed import seed_venues
-            from signaling import demo
-
-            app[DEMO_ACCOUNTS] = await demo.seed(accounts, config.data_dir)
-            await RoomStore(app[keys.DATABASE], app[keys.AUDIT]).add_venues(seed_venues())
-        yield
-    finally:
-        accounts.close()
-
-
-async def _media(app: web.Application) -> AsyncIterator[None]:
-    config = app[keys.CONFIG]
-    node = MediaNode(
+    return MediaNode(
         NodeConfig(
             workers=config.media.workers,
             udp_port=config.media.udp_port,
             addresses=config.media.addresses,
-            loopback=within(config.server.host, LOOPBACK),
-        )
+            loopback=config.server.host == "localhost" or within(config.server.host, LOOPBACK),
+        ),
+        open_tap,
     )
+
+
+def _ledger(node: MediaNode) -> metrics.WorkerLedger:
     ledger = metrics.WorkerLedger()
     node.on_event.append(ledger.on_event)
     node.on_worker_lost.append(ledger.on_lost)
     node.on_worker_up.append(ledger.on_up)
-    app[keys.NODE] = node
-    app[health.LEDGER] = ledger
-    collectors = [metrics.WorkerCollector(ledger, lambda: node.worker_ids), _gauges(app)]
+    return ledger
+
+
+def _limits(config: Config) -> Limits:
+    limits = config.limits
+    return Limits(
+        message_bytes=limits.livekit_message_bytes,
+        rooms=limits.rooms,
+        participants_per_room=limits.participants_per_room,
+        tracks_per_participant=limits.tracks_per_participant,
+    )
+
+
+# ---------------------------------------------------------------- parts, in the order of their opening
+
+
+@asynccontextmanager
+async def _measurements(app: web.Application) -> AsyncIterator[None]:
+    node = app[keys.NODE]
+    collectors = [metrics.WorkerCollector(app[health.LEDGER], lambda: node.worker_ids), _gauges(app)]
     for collector in collectors:
         counters.REGISTRY.register(collector)
+    watch = asyncio.create_task(metrics.watch_loop(), name="loop delay")
     try:
-        await node.start()
         yield
     finally:
+        watch.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await watch
         for collector in collectors:
             counters.REGISTRY.unregister(collector)
-        await node.close()
 
 
 def _gauges(app: web.Application) -> metrics.Gauges:
     gauges = metrics.Gauges()
-    gauges.add("lianxin_meetings", "Active meetings.", lambda: health.people(app)[0])
-    gauges.add("lianxin_participants", "Participants of all LiveKit rooms.", lambda: health.people(app)[1])
+    gauges.add("lianxin_meetings", "Active meetings.", lambda: len(app[keys.DIRECTORY].active))
+    gauges.add(
+        "lianxin_participants", "Participants of all LiveKit rooms.", lambda: health.participant_count(app)
+    )
+    gauges.add("lianxin_rooms", "LiveKit rooms, meetings' rooms included.", lambda: health.room_count(app))
     gauges.add(
         "lianxin_start_time_seconds",
         "When the control process started, epoch seconds.",
@@ -127,3 +148,89 @@ def _gauges(app: web.Application) -> metrics.Gauges:
         "lianxin_control_memory_bytes", "Resident memory of the control process.", metrics.resident_bytes
     )
     return gauges
+
+
+@asynccontextmanager
+async def _database(app: web.Application) -> AsyncIterator[None]:
+    try:
+        await app[keys.DATABASE].migrate()
+        yield
+    finally:
+        await app[keys.DATABASE].close()
+
+
+@asynccontextmanager
+async def _bus(app: web.Application) -> AsyncIterator[None]:
+    try:
+        await app[keys.BUS].ping()
+        yield
+    finally:
+        await app[keys.BUS].close()
+
+
+@asynccontextmanager
+async def _accounts(app: web.Application) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        app[keys.ACCOUNTS].close()
+
+
+def _demo_of(store: RoomStore) -> Part:
+    @asynccontextmanager
+    async def seeded(app: web.Application) -> AsyncIterator[None]:
+        from rooms.seed import seed_venues
+        from signaling import demo
+
+        accounts = await demo.seed(app[keys.ACCOUNTS], app[keys.CONFIG].data_dir)
+        app[DEMO_ACCOUNTS].extend(accounts)
+        await store.add_venues(seed_venues())
+        yield
+
+    return seeded
+
+
+@asynccontextmanager
+async def _node_running(app: web.Application) -> AsyncIterator[None]:
+    node = app[keys.NODE]
+    await node.start()
+    try:
+        yield
+    finally:
+        await node.close()
+
+
+@asynccontextmanager
+async def _recorder_running(app: web.Application) -> AsyncIterator[None]:
+    recorder = app[keys.RECORDINGS]
+    await recorder.start_up()
+    try:
+        yield
+    finally:
+        await recorder.close()
+
+
+def _media_of(reconciler: Reconciler) -> Part:
+    @asynccontextmanager
+    async def media_running(app: web.Application) -> AsyncIterator[None]:
+        rooms, directory = app[keys.MEDIA_ROOMS], app[keys.DIRECTORY]
+        await rooms.start()
+        await directory.start()
+        try:
+            yield
+        finally:
+            await rooms.stop()
+            await directory.close()
+            await reconciler.close()
+
+    return media_running
+
+
+@asynccontextmanager
+async def _hub_running(app: web.Application) -> AsyncIterator[None]:
+    hub = app[keys.HUB]
+    await hub.start(app[keys.ACCOUNTS].user_of)
+    try:
+        yield
+    finally:
+        await hub.close()

@@ -131,18 +131,15 @@ async def view(app: web.Application) -> StatusView:
 
     workers = worker_views(app)
     disk = _disk(app)
-    recordings = RecordingsView(active=0, queued=0)
-    if (sessions := app.get(keys.RECORDINGS)) is not None:
-        recordings = RecordingsView(active=sessions.active_count, queued=sessions.queued_count)
-    meetings, participants = people(app)
+    recorder = app[keys.RECORDINGS]
     return StatusView(
         version=VERSION,
         started_at=int(app[keys.STARTED_AT] * 1000),
         workers=workers,
-        meetings=meetings,
-        participants=participants,
+        meetings=len(app[keys.DIRECTORY].active),
+        participants=participant_count(app),
         ws_clients=counters.ws_clients(),
-        recordings=recordings,
+        recordings=RecordingsView(active=recorder.active_count, queued=recorder.queued_count),
         disk=disk,
         database=app[keys.DATABASE].kind,
         bus=app[keys.BUS].kind,
@@ -150,14 +147,13 @@ async def view(app: web.Application) -> StatusView:
     )
 
 
-def people(app: web.Application) -> tuple[int, int]:
-    """Active meetings; participants of all LiveKit rooms."""
-    directory = app.get(keys.DIRECTORY)
-    rooms = app.get(keys.MEDIA_ROOMS)
-    return (
-        len(directory.active) if directory is not None else 0,
-        rooms.participant_count if rooms is not None else 0,
-    )
+def participant_count(app: web.Application) -> int:
+    """Participants of all LiveKit rooms, hidden ones included."""
+    return sum(len(room.participants) for room in app[keys.MEDIA_ROOMS].rooms.values())
+
+
+def room_count(app: web.Application) -> int:
+    return len(app[keys.MEDIA_ROOMS].rooms)
 
 
 def worker_views(app: web.Application) -> list[WorkerView]:

@@ -189,8 +189,8 @@ def _announce(config: Config, port: int, app: web.Application) -> None:
     addresses = _addresses(config)
     local = [a for a in addresses if is_loopback(a)] or addresses[:1]
     lines = [""]
-    accounts = app.get(DEMO_ACCOUNTS)
-    if accounts is not None:
+    accounts = app[DEMO_ACCOUNTS]
+    if accounts:
         lines += [
             f"演示账号 demo accounts ({config.data_dir / demo.FILE}):",
             demo.table(accounts),

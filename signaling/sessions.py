@@ -131,6 +131,7 @@ async def sign_out(request: web.Request) -> web.Response:
     user = await require_user(request)
     await request.app[keys.ACCOUNTS].sign_out(token_of(request))
     await request.app[keys.AUDIT].record(user.username, "sign_out", user.user_id)
+    await request.app[keys.HUB].signed_out(token_of(request))
     response = web.Response(status=204)
     response.del_cookie(COOKIE, path="/")
     return response
