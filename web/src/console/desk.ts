@@ -171,6 +171,7 @@ export function createDesk(control: Control, meeting: () => MeetingView, mayComm
       : run({ type: 'start_recording' }, 'console.logRecords')
   const toggleLock = () => (view.value.locked ? run({ type: 'unlock' }, 'console.logUnlocked') : run({ type: 'lock' }, 'console.logLocked'))
   const muteAll = () => run({ type: 'mute_all' }, 'console.keyMuteAll')
+  const unmuteAll = () => run({ type: 'unmute' }, 'console.keyUnmuteAll')
   const callAll = () => run({ type: 'call' }, 'console.keyCallAll')
   const end = () => run({ type: 'end' }, 'console.endMeeting')
 
@@ -183,7 +184,7 @@ export function createDesk(control: Control, meeting: () => MeetingView, mayComm
   const desk = {
     control, view, preview, page, pages, direct, onlyFaults, errors, busy, outcome, now, floorSince, log,
     quality, tree, numbers, notices, faulty, connected, live, air, mayCommand,
-    nameOf, choose, act, run, take, giveFloor, stop, grantFirst, toggleRecording, toggleLock, muteAll, callAll, end, turn, can, tell
+    nameOf, choose, act, run, take, giveFloor, stop, grantFirst, toggleRecording, toggleLock, muteAll, unmuteAll, callAll, end, turn, can, tell
   }
   provide(KEY, desk)
   return desk

@@ -40,11 +40,10 @@ export function onAir(meeting: MeetingView): string {
   return meeting.stage ?? meeting.main_venue
 }
 
-/** Is this venue's microphone open to the others? In floor mode only the speaker's and the main venue's are. */
-export function micOpen(meeting: MeetingView, venue: VenueView): boolean {
+/** Is this venue's microphone open to the others? Giving the floor mutes the others: nothing more to know here. */
+export function micOpen(venue: VenueView): boolean {
   if (venue.status !== 'connected' || !venue.microphone) return false
-  if (venue.muted_by_chair || venue.muted_locally) return false
-  return meeting.mode !== 'floor' || venue.id === meeting.floor || venue.id === meeting.main_venue
+  return !venue.muted_by_chair && !venue.muted_locally
 }
 
 export function worstLoss(quality: Quality | undefined): number | null {
@@ -58,9 +57,9 @@ export function absenceOf(venue: VenueView): Absence | null {
     case 'connected':
       return venue.camera ? null : { icon: 'camera-off', title: 'console.noPicture', note: note('console.noPictureNote'), alarm: false }
     case 'calling':
-      return { icon: 'phone', title: 'console.calling', note: note(venue.online ? 'console.callingNote' : 'console.callingOffline'), alarm: false }
+      return { icon: 'phone', title: 'console.calling', note: note(!venue.online ? 'console.callingOffline' : venue.answered ? 'console.callingAnswered' : 'console.callingNote'), alarm: false }
     case 'idle':
-      return { icon: 'chair', title: 'console.notCalled', note: note(venue.online ? 'console.standbyNote' : 'console.offlineNote'), alarm: false }
+      return { icon: 'chair', title: 'console.notCalled', note: note(!venue.online ? 'console.offlineNote' : venue.devices && !venue.devices.camera ? 'console.standbyNoCamera' : 'console.standbyNote'), alarm: false }
     case 'left':
       return {
         icon: venue.reason === 'network_lost' ? 'alarm' : 'chair',
@@ -84,19 +83,21 @@ export function tileState(meeting: MeetingView, id: string, preview: string | nu
   const venue = meeting.venues[id]
   if (!venue) return { program: false, preview: false, absence: null, marks: [], open: false, loss: null }
   const connected = venue.status === 'connected'
+  // While one venue has the floor all others are closed, as the line under the program says: no mark on every tile.
+  const asRule = meeting.floor !== null && meeting.floor !== id && id !== meeting.main_venue
   const marks: Mark[] = []
   if (id === meeting.main_venue) marks.push('chair')
   if (meeting.content?.venue === id) marks.push('sharing')
   if (meeting.floor === id) marks.push('floor')
   else if (meeting.queue.some((entry) => entry.venue === id)) marks.push('ask')
-  if (venue.muted_by_chair) marks.push('imposed')
+  if (venue.muted_by_chair && !asRule) marks.push('imposed')
   else if (connected && venue.muted_locally) marks.push('own')
   return {
     program: onAir(meeting) === id && (connected || meeting.stage === id),
     preview: preview === id,
     absence: absenceOf(venue),
     marks,
-    open: micOpen(meeting, venue),
+    open: micOpen(venue),
     loss: connected ? worstLoss(quality) : null
   }
 }
@@ -118,7 +119,7 @@ export function rowState(meeting: MeetingView, id: string, preview: string | nul
   if (meeting.stage === id) return { glyph: 'program', word: 'console.rowProgram', tone: 'bright' }
   if (preview === id) return { glyph: 'preview', word: 'console.rowPreview', tone: 'bright' }
   if (id === meeting.main_venue) return { glyph: 'chair', word: 'console.rowChair', tone: 'bright' }
-  if (venue.muted_by_chair) return { glyph: 'disc', word: 'console.rowImposed', tone: 'bright' }
+  if (venue.muted_by_chair && !meeting.floor) return { glyph: 'disc', word: 'console.rowImposed', tone: 'bright' }
   if (venue.muted_locally) return { glyph: 'ring', word: 'console.rowOwn', tone: 'bright' }
   return { glyph: 'on', word: 'console.rowOn', tone: 'plain' }
 }

@@ -14,6 +14,8 @@ export interface SocketEvents {
   state(state: LinkState): void
   /** Server clock minus ours, milliseconds. */
   offset?(ms: number): void
+  /** The server refused something that was no command (an unknown meeting, too many messages). */
+  refused?(error: ServerError): void
   /** The link could not be opened: maybe the session has ended. */
   failed?(): void
 }
@@ -30,6 +32,7 @@ const OPEN_MS = 8_000
 const COMMAND_MS = 8_000
 const RESYNC_MS = 5_000
 const MAX_PENDING = 64
+const SIGNED_OUT = 4401 // close code of the server: the session has ended
 
 /**
  * The page's end of /ws: a snapshot, then numbered changes. A gap or a change that does not fit asks for a new
@@ -125,10 +128,10 @@ export class ControlSocket {
       met = true
       this.receive(event.data)
     }
-    ws.onclose = () => {
+    ws.onclose = (event) => {
       clearTimeout(late)
       if (this.ws !== ws) return
-      if (!met) this.on.failed?.()
+      if (!met || event.code === SIGNED_OUT) this.on.failed?.()
       this.ws = null
       this.lost()
     }
@@ -164,6 +167,8 @@ export class ControlSocket {
         return this.on.quality?.(message.venues)
       case 'pong':
         return this.on.offset?.(message.now - Date.now())
+      case 'error':
+        return this.on.refused?.(new ServerError(409, message.code, message.message, message.message_en || message.message))
       case 'result': {
         const pending = this.pending.get(message.id)
         if (!pending) return

@@ -25,6 +25,12 @@ export interface VenueView {
   reason: VenueReason | null
   /** A signed-in page of this venue is on /ws. */
   online: boolean
+  /** What the venue's page found of its own devices; null while it has not said. */
+  devices?: { camera: boolean; microphone: boolean } | null
+  /** Which call this is, from 1. */
+  rings?: number
+  /** The venue said yes; its media are on the way. */
+  answered?: boolean
   muted_by_chair: boolean
   muted_locally: boolean
   camera: boolean
@@ -101,7 +107,7 @@ export type Command =
   | { type: 'request_floor'; venue?: string }
   | { type: 'withdraw_request'; venue?: string }
   | { type: 'mute'; venue: string }
-  | { type: 'unmute'; venue: string }
+  | { type: 'unmute'; venue?: string }
   | { type: 'mute_all' }
   | { type: 'lock' }
   | { type: 'unlock' }
@@ -132,6 +138,7 @@ export type ServerMessage =
   | { type: 'result'; id: string; ok: true }
   | { type: 'result'; id: string; ok: false; error: CommandError }
   | { type: 'pong'; now: number }
+  | ({ type: 'error' } & CommandError)
 
 export type ClientMessage =
   | { type: 'command'; id: string; meeting: string; command: Command }

@@ -10,12 +10,15 @@ export interface ControlOptions {
   signedOut?: () => void
 }
 
+const LEVEL_LASTS_MS = 1_500
+
 export type Control = ReturnType<typeof openControl>
 
 /** One page's link to the control plane with what it last said, reactive. Close it when the page goes. */
 export function openControl(options: ControlOptions = {}) {
   let watched = options.meeting ?? null
   let asking = false
+  const heard = new Map<string, number>()
 
   const state = reactive({
     link: 'idle' as LinkState,
@@ -40,7 +43,17 @@ export function openControl(options: ControlOptions = {}) {
       return state.view! // the reactive proxy: changes by path are seen
     },
     levels(venues) {
-      Object.assign(state.levels, venues)
+      // Only who changed is named, and a venue that falls silent may not be: old readings fade.
+      const now = Date.now()
+      for (const [id, dbov] of Object.entries(venues)) {
+        state.levels[id] = dbov
+        heard.set(id, now)
+      }
+      for (const [id, at] of heard) {
+        if (now - at < LEVEL_LASTS_MS) continue
+        heard.delete(id)
+        delete state.levels[id]
+      }
     },
     quality(venues) {
       Object.assign(state.quality, venues)
