@@ -112,6 +112,8 @@ class DtlsIdentity:
         context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
         # Any certificate will do here: it is judged by its fingerprint (RFC 8122), not by its issuer.
         context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, lambda *_: True)
+        self.certificate = certificate
+        self.key = key
         context.use_certificate(certificate)
         context.use_privatekey(key)
         context.set_cipher_list(CIPHERS)

@@ -9,7 +9,6 @@ import asyncio
 import logging
 import resource
 import socket
-import time
 from collections import Counter as Tally
 
 from sfu.drops import DropReason, Drops
@@ -35,7 +34,7 @@ from sfu.messages import (
     Shutdown,
     TransportOpened,
 )
-from sfu.relay import PythonRelay
+from sfu.relay import PythonRelay, epoch_clock_ms
 from sfu.seams import Address, Emit, TapFactory
 from sfu.startup import WorkerConfig
 from sfu.transport import ClientTransport
@@ -46,7 +45,6 @@ TICK_S = 0.05
 REPORT_MS = 1000.0
 BIND_ATTEMPTS = 40
 BIND_RETRY_S = 0.05
-SOCKET_BUFFER_BYTES = 4 * 1024 * 1024
 MAX_TRANSPORTS = 4096
 COMPLAIN_EVERY_MS = 10_000.0
 
@@ -56,6 +54,7 @@ class Worker:
         self.config = config
         self._emit = emit
         self._tap_factory = tap_factory
+        self._clock_ms = epoch_clock_ms()
         self._drops = Drops()
         self._identity = DtlsIdentity()
         self._routers: set[str] = set()
@@ -76,9 +75,9 @@ class Worker:
         """
         self._sock = await bind_udp(bind_address(self.addresses()), self.config.udp_port)
         self.udp_port: int = self._sock.getsockname()[1]
-        self._relay = PythonRelay(self._sock, self, clock_ms, self._drops)
-        self._ice = IceLite(self._relay.send, self, clock_ms, self._drops)
-        self._media = MediaPlane(self._relay, self._emit, clock_ms, self._tap_factory)
+        self._relay = PythonRelay(self._sock, self, self._clock_ms, self._drops)
+        self._ice = IceLite(self._relay.send, self, self._clock_ms, self._drops)
+        self._media = MediaPlane(self._relay, self._emit, self._clock_ms, self._tap_factory)
         self._relay.start(asyncio.get_running_loop())
         self._task = asyncio.create_task(self._run(), name=f"worker {self.config.worker_id}")
 
@@ -172,7 +171,7 @@ class Worker:
             relay=self._relay,
             identity=self._identity,
             emit=self._emit,
-            clock_ms=clock_ms,
+            clock_ms=self._clock_ms,
             drops=self._drops,
             count_dtls_failure=self._count_dtls_failure,
         )
@@ -239,7 +238,7 @@ class Worker:
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         due_s = loop.time()
-        report_ms = clock_ms() + REPORT_MS
+        report_ms = self._clock_ms() + REPORT_MS
         while True:
             due_s += TICK_S
             await asyncio.sleep(max(0.0, due_s - loop.time()))
@@ -247,7 +246,7 @@ class Worker:
             self._delay_s = max(self._delay_s, late_s)
             if late_s > 1.0:
                 due_s = loop.time()  # the machine slept: don't run after every missed tick
-            now_ms = clock_ms()
+            now_ms = self._clock_ms()
             try:
                 self._tick(now_ms)
                 if now_ms >= report_ms:
@@ -290,11 +289,6 @@ class Worker:
         return Report(tuple(producers), tuple(consumers), tuple(transports.values()), (*counters, *own))
 
 
-def clock_ms() -> float:
-    """Monotonic milliseconds, the clock of everything in a worker."""
-    return time.monotonic() * 1000
-
-
 def cpu_seconds() -> float:
     """User and system time of this process and all its threads, s."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
@@ -308,8 +302,6 @@ async def bind_udp(host: str, port: int) -> socket.socket:
     """
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sock.setblocking(False)
-    for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
-        sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER_BYTES)
     for attempt in range(BIND_ATTEMPTS):
         try:
             sock.bind((host, port))

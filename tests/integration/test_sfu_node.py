@@ -145,10 +145,10 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("hung", [False, True], ids=["running", "hung"])
-async def test_kill_9_of_the_control_process_leaves_no_worker(hung: bool) -> None:
+def test_kill_9_of_the_control_process_leaves_no_worker(hung: bool) -> None:
     with subprocess.Popen([sys.executable, "-c", CONTROL], stdout=subprocess.PIPE) as control:
         assert control.stdout is not None
-        pid = int(await asyncio.to_thread(control.stdout.readline))
+        pid = int(control.stdout.readline())
         worker = psutil.Process(pid)
         if hung:
             os.kill(pid, signal.SIGSTOP)
@@ -156,5 +156,5 @@ async def test_kill_9_of_the_control_process_leaves_no_worker(hung: bool) -> Non
         control.wait()
         if hung:
             os.kill(pid, signal.SIGCONT)
-        await asyncio.to_thread(worker.wait, 10)
+        worker.wait(10)
         assert not worker.is_running()
