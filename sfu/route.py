@@ -1,0 +1,459 @@
+"""A Route: a Consumer's way through the relay.  Layer switch, numbers, header patch, then protect and send.
+
+``forward`` runs once per packet and receiver.  It makes no object but one tuple for the ring.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from sfu.codecs import opus
+from sfu.drops import DropReason, Drops
+from sfu.nack import ResendBudget
+from sfu.ring import AUDIO_SLOTS, VIDEO_SLOTS, Ring
+from sfu.rtp import RTP_HEADER, U16, ExtensionPlan, Packet
+from sfu.seq import NumberMap
+from sfu.srtp import BUFFER_SIZE, OK, TRAILER_ROOM, SrtpBuffer, lib
+
+if TYPE_CHECKING:
+    from sfu.feed import Feed
+    from sfu.legs import Leg
+
+Send = Callable[[memoryview, tuple[str, int]], object]
+MAX_PLAIN = BUFFER_SIZE - TRAILER_ROOM
+MIN_RESEND_INTERVAL_MS = 20.0
+
+_pack_header = RTP_HEADER.pack_into
+_pack_u16 = U16.pack_into
+_protect = lib.srtp_protect
+
+
+class OutCodec(NamedTuple):
+    """How a receiver knows one payload type of the producer."""
+
+    payload_type: int
+    clock_rate: int
+    strip_red: bool = False  # the receiver has no RED: it gets the primary block as Opus
+    red_inner: int = -1  # the receiver's Opus number inside RED, -1 = as it is
+    rtx_type: int = -1
+
+
+class Binding(NamedTuple):
+    """One producer's numbers in one receiver's terms."""
+
+    codecs: Mapping[int, OutCodec]
+    plan: ExtensionPlan
+    rtx_plan: ExtensionPlan
+
+
+def signed32(number: int) -> int:
+    return ((number + 0x80000000) & 0xFFFFFFFF) - 0x80000000
+
+
+class Route:
+    """The mapping half: which packets go on and under which numbers.  ``emit`` is the other half."""
+
+    __slots__ = (
+        "_report", "binding", "bytes", "drops", "feed", "is_video", "last_feed", "last_picture",
+        "last_sent_ms", "last_timestamp", "last_tl0", "max_temporal", "numbers", "octets", "packets",
+        "started", "target", "target_binding", "temporal", "timestamp_shift",
+    )  # fmt: skip
+
+    def __init__(self, *, is_video: bool, drops: Drops) -> None:
+        self.is_video = is_video
+        self.drops = drops
+        # 15 bits: a start near the roll-over and a first packet lost would make SRTP receivers guess wrong
+        self.numbers = NumberMap(random.getrandbits(15) + 1)
+        self.feed: Feed | None = None  # what is sent now
+        self.target: Feed | None = None  # what is sent from its next key frame (audio: packet) on
+        self.binding: Binding | None = None
+        self.target_binding: Binding | None = None
+        self.last_feed: Feed | None = None
+        self._report: tuple[float, int, int] | None = None  # last feed's sender report: local_ms, rtp, shift
+        self.timestamp_shift = 0
+        self.last_timestamp = 0
+        self.last_sent_ms = 0.0
+        self.started = False
+        self.last_picture = -1
+        self.last_tl0 = -1
+        self.max_temporal = 7  # wanted
+        self.temporal = 7  # in force
+        self.packets = self.bytes = self.octets = 0
+
+    # ------------------------------------------------------------ policy's side
+
+    def aim(self, feed: Feed, binding: Binding) -> None:
+        """Go over to ``feed`` at its next key frame (audio: at once); the old one goes on until then."""
+        if feed is self.feed:
+            self._set_target(None)
+            self.binding = binding
+            return
+        self.target_binding = binding
+        self._set_target(feed)
+
+    def stop(self) -> None:
+        """Nothing is forwarded until the next ``aim``."""
+        self._set_target(None)
+        self._leave()
+
+    def restart(self, feed: Feed) -> None:
+        """The feed's numbers have begun anew."""
+        if feed is self.feed:
+            binding = self.binding
+            self._leave()
+            self.last_feed = None
+            assert binding is not None
+            self.aim(feed, binding)
+
+    def _leave(self) -> None:
+        feed = self.feed
+        if feed is None:
+            return
+        self.feed = None
+        self._remember(feed)
+        if feed is not self.target:
+            feed.routes = tuple(route for route in feed.routes if route is not self)
+
+    def _remember(self, feed: Feed) -> None:
+        self.last_feed = feed
+        if feed.report_ntp:
+            self._report = (feed.report_local_ms, feed.report_rtp, self.timestamp_shift)
+        else:
+            self._report = None
+
+    def _set_target(self, feed: Feed | None) -> None:
+        old = self.target
+        if old is feed:
+            return
+        self.target = feed
+        if old is not None and old is not self.feed:
+            old.routes = tuple(route for route in old.routes if route is not self)
+        if feed is not None and self not in feed.routes:
+            feed.routes = (*feed.routes, self)
+
+    # ------------------------------------------------------------ hot path
+
+    def forward(self, packet: Packet, feed: Feed, is_red: bool) -> None:
+        if feed is not self.feed:
+            if feed is not self.target:
+                return
+            if (
+                self.is_video
+                and not (packet.key_frame and packet.ext_seq == feed.highest)
+                and feed.codecs[packet.payload_type].read is not None  # else we can't tell a key frame
+            ):
+                if self.feed is None:
+                    self.drops.count(DropReason.WAITING_FOR_KEY_FRAME)
+                return  # the old layer is still being sent: nothing is lost
+            self._switch(feed, packet)
+        numbers = self.numbers
+        ext_seq = packet.ext_seq
+        if ext_seq > numbers.high:
+            if packet.temporal > self.temporal or self.temporal != self.max_temporal:
+                self._choose_temporal(packet)
+                if packet.temporal > self.temporal:
+                    picture = packet.picture_id if packet.picture_at >= 0 else -1
+                    numbers.skip(ext_seq, picture)
+                    self.drops.count(DropReason.TEMPORAL_LAYER)
+                    return
+            numbers.high = ext_seq
+            sequence = (ext_seq - numbers.shift) & 0xFFFF
+            timestamp = (packet.timestamp + self.timestamp_shift) & 0xFFFFFFFF
+            self.last_timestamp = timestamp
+            self.last_sent_ms = packet.arrival_ms
+            if packet.picture_at >= 0:
+                picture = (packet.picture_id - numbers.picture_shift) & packet.picture_mask
+                self.last_picture = picture
+                tl0 = (packet.tl0 - numbers.tl0_shift) & 0xFF
+                self.last_tl0 = tl0
+                self.emit(packet, is_red, sequence, timestamp, picture, tl0)
+            else:
+                self.emit(packet, is_red, sequence, timestamp, 0, 0)
+            return
+        shifts = numbers.late(ext_seq)
+        if shifts is None:
+            self.drops.count(DropReason.TOO_OLD)
+            return
+        if packet.temporal > self.temporal:
+            self.drops.count(DropReason.TEMPORAL_LAYER)
+            return
+        self.emit(
+            packet,
+            is_red,
+            (ext_seq - shifts[0]) & 0xFFFF,
+            (packet.timestamp + self.timestamp_shift) & 0xFFFFFFFF,
+            (packet.picture_id - shifts[1]) & packet.picture_mask,
+            (packet.tl0 - shifts[2]) & 0xFF,
+        )
+
+    def skip(self, packet: Packet, feed: Feed) -> None:
+        """A packet of padding or rubbish: the receiver shall see no gap."""
+        if feed is self.feed and packet.ext_seq > self.numbers.high:
+            self.numbers.skip(packet.ext_seq)
+
+    def emit(
+        self, packet: Packet, is_red: bool, sequence: int, timestamp: int, picture: int, tl0: int
+    ) -> None:
+        raise NotImplementedError
+
+    def _choose_temporal(self, packet: Packet) -> None:
+        """Down at any frame, up where it is decodable (RFC 7741 Y bit) or at a key frame."""
+        if not packet.first:
+            return
+        wanted = self.max_temporal
+        if wanted <= self.temporal or packet.key_frame:
+            self.temporal = wanted
+        elif packet.temporal > self.temporal and packet.sync:
+            self.temporal = min(wanted, packet.temporal)
+
+    def _switch(self, feed: Feed, packet: Packet) -> None:
+        old = self.feed
+        if old is not None:
+            self._remember(old)
+            old.routes = tuple(route for route in old.routes if route is not self)
+        self.feed, self.target = feed, None
+        self.binding = self.target_binding
+        self.numbers.begin(packet.ext_seq)
+        if packet.picture_at >= 0:
+            picture_shift = tl0_shift = 0
+            if self.last_picture >= 0:
+                picture_shift = packet.picture_id - self.last_picture - 1
+                tl0_shift = packet.tl0 - self.last_tl0 - 1
+            self.numbers.begin_pictures(picture_shift, tl0_shift)
+        if self.is_video:
+            self.temporal = self.max_temporal
+        if self.started:
+            if feed is not self.last_feed:
+                self.timestamp_shift = self._shift_for(feed, packet)
+            # a resumed feed keeps its shift: its clock went on meanwhile
+        else:
+            self.started = True
+            self.timestamp_shift = 0
+
+    def _shift_for(self, feed: Feed, packet: Packet) -> int:
+        """Timestamp shift that lets ``packet`` follow what was sent: by capture time where both feeds' sender
+        reports tell it, else by arrival (RFC 3550 §6.4.1 on the relation of NTP and RTP time)."""
+        rate = feed.codecs[packet.payload_type].clock_rate
+        elapsed = int((packet.arrival_ms - self.last_sent_ms) * rate / 1000)
+        by_arrival = self.last_timestamp + max(1, elapsed)
+        wanted = by_arrival
+        if self._report is not None and feed.report_ntp:
+            old_ms, old_rtp, old_shift = self._report
+            captured_ms = feed.report_local_ms + signed32(packet.timestamp - feed.report_rtp) * 1000 / rate
+            by_capture = old_rtp + old_shift + int((captured_ms - old_ms) * rate / 1000)
+            if abs(signed32(by_capture - by_arrival)) < rate:
+                wanted = by_capture
+        if signed32(wanted - self.last_timestamp) <= 0:
+            wanted = self.last_timestamp + 1
+        return signed32(wanted - packet.timestamp)
+
+    def out_timestamp(self, now_ms: float) -> int | None:
+        """The receiver's RTP timestamp of ``now_ms`` by the publisher's sender report; None when unknown."""
+        feed = self.feed
+        if feed is None or not feed.report_ntp or not self.started:
+            return None
+        elapsed = int((now_ms - feed.report_local_ms) * feed.clock_rate / 1000)
+        return (feed.report_rtp + self.timestamp_shift + elapsed) & 0xFFFFFFFF
+
+
+def outgoing_payload(packet: Packet, codec: OutCodec, is_red: bool) -> bytes:
+    """The payload in the receiver's terms.  Raises opus.RedError."""
+    if not is_red:
+        return packet.payload
+    if codec.strip_red:
+        if packet.primary is None:
+            packet.primary = opus.primary(packet.payload)
+        return packet.primary
+    if codec.red_inner >= 0:
+        return opus.renumber(packet.payload, codec.red_inner)
+    return packet.payload
+
+
+class LegRoute(Route):
+    """A route to a client."""
+
+    __slots__ = (
+        "budget",
+        "buffer",
+        "leg",
+        "resent",
+        "resent_bytes",
+        "ring",
+        "rtx_sequence",
+        "rtx_ssrc",
+        "send",
+        "ssrc",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        is_video: bool,
+        drops: Drops,
+        leg: Leg,
+        ssrc: int,
+        rtx_ssrc: int,
+        buffer: SrtpBuffer,
+        send: Send,
+        resends: bool,
+    ) -> None:
+        super().__init__(is_video=is_video, drops=drops)
+        self.leg = leg
+        self.ssrc = ssrc
+        self.rtx_ssrc = rtx_ssrc
+        self.buffer = buffer
+        self.send = send
+        self.ring = Ring(VIDEO_SLOTS if is_video else AUDIO_SLOTS) if resends else None
+        self.budget = ResendBudget()
+        self.rtx_sequence = random.getrandbits(15)
+        self.resent = self.resent_bytes = 0
+        # SRTP state of an SSRC outlives its consumer: go on with its numbers, or nonces would repeat
+        last = leg.last_numbers.get(ssrc)
+        if last is not None:
+            self.numbers = NumberMap(last[0] + 1)
+            self.rtx_sequence = last[1]
+
+    def close(self) -> None:
+        self.stop()
+        self.leg.last_numbers[self.ssrc] = (self.numbers.last_out, self.rtx_sequence)
+
+    def emit(
+        self, packet: Packet, is_red: bool, sequence: int, timestamp: int, picture: int, tl0: int
+    ) -> None:
+        binding, leg = self.binding, self.leg
+        srtp = leg.srtp
+        if srtp is None or binding is None:
+            self.drops.count(DropReason.NOT_CONNECTED)
+            return
+        codec = binding.codecs.get(packet.payload_type)
+        if codec is None:
+            self.drops.count(DropReason.NO_CODEC)
+            return
+        payload = packet.payload
+        if is_red:
+            try:
+                payload = outgoing_payload(packet, codec, is_red)
+            except opus.RedError:
+                self.drops.count(DropReason.MALFORMED_PAYLOAD)
+                return
+        plan = binding.plan
+        block = plan.plain if packet.elements is None else plan.block(packet.elements)
+        start = 12 + len(block)
+        end = start + len(payload)
+        if end > MAX_PLAIN:
+            self.drops.count(DropReason.OVERSIZE)
+            return
+        buffer = self.buffer
+        view = buffer.view
+        marker_type = packet.marker | codec.payload_type
+        transport_seq = 0
+        if block:
+            _pack_header(view, 0, 0x90, marker_type, sequence, timestamp, self.ssrc)
+            view[12:start] = block
+            if plan.transport_at:
+                leg.transport_seq = transport_seq = (leg.transport_seq + 1) & 0xFFFF
+                _pack_u16(view, 17 if block[0] == 0xBE else 18, transport_seq)
+        else:
+            _pack_header(view, 0, 0x80, marker_type, sequence, timestamp, self.ssrc)
+        view[start:end] = payload
+        picture_at = packet.picture_at
+        if picture_at >= 0:
+            if packet.picture_mask == 0x7F:
+                view[start + picture_at] = picture
+            else:
+                _pack_u16(view, start + picture_at, picture | 0x8000)
+            if packet.tl0_at >= 0:
+                view[start + packet.tl0_at] = tl0
+        ring = self.ring
+        if ring is not None:
+            ring.slots[sequence & ring.mask] = (
+                sequence, marker_type, timestamp, payload, picture_at, picture, packet.picture_mask,
+                packet.tl0_at, tl0, block, transport_seq,
+            )  # fmt: skip
+        self.packets += 1
+        self.bytes += end
+        self.octets += len(payload)
+        size = buffer.size
+        size[0] = end
+        if _protect(srtp.send, buffer.memory, size) != OK:
+            self.drops.count(DropReason.SRTP_FAILED)
+            return
+        leg.bytes_out += end
+        self.send(view[: size[0]], leg.address)
+
+    # ------------------------------------------------------------ retransmission
+
+    def resend(self, sequence: int, now_ms: float) -> bool:
+        """Answer a NACK for this number: by RTX (RFC 4588), or without RTX by the very same packet."""
+        ring, binding, srtp = self.ring, self.binding, self.leg.srtp
+        sent = ring.find(sequence) if ring is not None else None
+        if ring is None or sent is None or srtp is None or binding is None:
+            self.drops.count(DropReason.NACK_MISS)
+            return False
+        if not ring.may_resend(sequence, now_ms, max(MIN_RESEND_INTERVAL_MS, self.leg.rtt_ms)):
+            self.drops.count(DropReason.NACK_TOO_SOON)
+            return False
+        if not self.budget.take(now_ms):
+            self.drops.count(DropReason.NACK_LIMIT)
+            return False
+        rtx_type = -1
+        if self.rtx_ssrc:
+            for codec in binding.codecs.values():
+                if codec.payload_type == sent.marker_type & 0x7F:
+                    rtx_type = codec.rtx_type
+                    break
+        view = self.buffer.view
+        if rtx_type >= 0:
+            plan = binding.rtx_plan
+            block = plan.plain
+            at = 12 + len(block) + 2
+            self.rtx_sequence = (self.rtx_sequence + 1) & 0xFFFF
+            _pack_header(
+                view, 0, 0x90 if block else 0x80, sent.marker_type & 0x80 | rtx_type, self.rtx_sequence,
+                sent.timestamp, self.rtx_ssrc,
+            )  # fmt: skip
+            view[12 : at - 2] = block
+            if plan.transport_at:
+                self.leg.transport_seq = (self.leg.transport_seq + 1) & 0xFFFF
+                _pack_u16(view, 12 + plan.transport_at, self.leg.transport_seq)
+            _pack_u16(view, at - 2, sequence)
+        else:
+            # byte for byte the same: another header under the same SRTP index would reuse a GCM nonce
+            block = sent.extension
+            at = 12 + len(block)
+            _pack_header(
+                view, 0, 0x90 if block else 0x80, sent.marker_type, sequence, sent.timestamp, self.ssrc
+            )
+            view[12:at] = block
+            if block and binding.plan.transport_at:
+                _pack_u16(view, 17 if block[0] == 0xBE else 18, sent.transport_seq)
+        end = at + len(sent.payload)
+        if end > MAX_PLAIN:
+            self.drops.count(DropReason.OVERSIZE)
+            return False
+        view[at:end] = sent.payload
+        patch_pictures(view, at, sent.picture_at, sent.picture_id, sent.picture_mask, sent.tl0_at, sent.tl0)
+        self.buffer.size[0] = end
+        if _protect(srtp.send, self.buffer.memory, self.buffer.size) != OK:
+            self.drops.count(DropReason.SRTP_FAILED)
+            return False
+        self.resent += 1
+        self.resent_bytes += end
+        self.leg.bytes_out += end
+        self.send(view[: self.buffer.size[0]], self.leg.address)
+        return True
+
+
+def patch_pictures(
+    view: memoryview, at: int, picture_at: int, picture: int, mask: int, tl0_at: int, tl0: int
+) -> None:
+    """Write VP8 picture id and TL0PICIDX into the payload that begins at ``at``."""
+    if picture_at >= 0:
+        if mask == 0x7F:
+            view[at + picture_at] = picture
+        else:
+            _pack_u16(view, at + picture_at, picture | 0x8000)
+        if tl0_at >= 0:
+            view[at + tl0_at] = tl0
