@@ -62,7 +62,9 @@ class Audit:
             actor=_fit(actor, 64),
             action=_fit(action, 64),
             subject=_fit(subject, 128),
-            detail=json.dumps(detail or {}, ensure_ascii=False, sort_keys=True).replace("\\u0000", ""),
+            detail=_clean(
+                json.dumps(detail or {}, ensure_ascii=False, sort_keys=True).replace("\\u0000", "")
+            ),
         )
         if session is not None:
             session.add(row)
@@ -96,5 +98,9 @@ class Audit:
 
 
 def _fit(text: str, length: int) -> str:
-    # PostgreSQL's text can't hold NUL; SQLite could, but both must say the same.
-    return text.replace("\x00", "")[:length]
+    return _clean(text)[:length]
+
+
+def _clean(text: str) -> str:
+    # PostgreSQL's text can't hold NUL, and neither engine half a surrogate pair.
+    return text.replace("\x00", "").encode("utf-8", "replace").decode("utf-8")

@@ -92,13 +92,12 @@ class LogConfig(Section):
 class LimitsConfig(Section):
     body_bytes: Annotated[int, Field(ge=1024)] = 1024 * 1024
     header_bytes: Annotated[int, Field(ge=4096)] = 16 * 1024
-    logins_per_minute: Annotated[int, Field(ge=1)] = 20  # per address
+    logins_per_minute: Annotated[int, Field(ge=1)] = 60  # per address
     requests_per_second: Annotated[float, Field(gt=0)] = 50  # per address, not signed in
     unauthenticated_per_address: Annotated[int, Field(ge=1)] = 64  # requests under way at once
-    connections_per_address: Annotated[int, Field(ge=8)] = 512
-    websockets_per_address: Annotated[int, Field(ge=1)] = 64
+    connections_per_address: Annotated[int, Field(ge=8)] = 1024
+    websockets_per_address: Annotated[int, Field(ge=1)] = 512
     websockets: Annotated[int, Field(ge=1)] = 2000
-    ws_message_bytes: Annotated[int, Field(ge=1024)] = 16 * 1024  # /ws, from a page
     livekit_message_bytes: Annotated[int, Field(ge=16 * 1024)] = 512 * 1024  # /rtc, from a client
     rooms: Annotated[int, Field(ge=1)] = 500
     participants_per_room: Annotated[int, Field(ge=1)] = 300

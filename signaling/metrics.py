@@ -12,7 +12,7 @@ import resource
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-from prometheus_client import Histogram
+from prometheus_client import Histogram, disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -20,6 +20,7 @@ from core import counters
 from sfu.messages import Event, Report
 
 Labels = tuple[tuple[str, str], ...]
+disable_created_metrics()  # a time series each, for nothing that anybody asks
 _NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 
 MEANINGS = {

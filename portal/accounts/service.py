@@ -112,8 +112,10 @@ class Accounts:
                 self._signing_in[name] = (lock, users - 1)
 
     async def _sign_in(self, username: str, password: str, address: str) -> SignedIn:
-        async with self._database.session(read_only=True) as session:
-            row = await session.scalar(select(UserRow).where(UserRow.username == username.replace("\0", "")))
+        row = None
+        if _USERNAME.fullmatch(username):
+            async with self._database.session(read_only=True) as session:
+                row = await session.scalar(select(UserRow).where(UserRow.username == username))
         now = self._clock.now()
         locked_until = (
             row.locked_until if row is not None else self._strangers.get(username, _Failures()).locked_until
