@@ -19,6 +19,7 @@ function stored(): Locale {
 }
 
 const current = ref<Locale>(stored())
+if (typeof document !== 'undefined') document.documentElement.lang = current.value === 'zh' ? 'zh-CN' : 'en'
 export const locale = computed(() => current.value)
 
 export function setLocale(to: Locale): void {
