@@ -15,6 +15,7 @@ import atexit
 import os
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import structlog
@@ -56,8 +57,7 @@ def open_tap(request: StartTap, codecs: tuple[CodecParameters, ...]) -> DumpTap:
     now_ms = time.time() * 1000
     header = DumpHeader(kind, venue_id, source, now_ms, codecs, request.tap_id, request.producer_id)
     path.parent.mkdir(parents=True, exist_ok=True)
-    for number in range(1, _MAX_NAMES):
-        name = path if number == 1 else path.with_name(f"{path.stem}~{number}{path.suffix}")
+    for name in _names(path):
         try:
             descriptor = os.open(
                 name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o640
@@ -66,6 +66,17 @@ def open_tap(request: StartTap, codecs: tuple[CodecParameters, ...]) -> DumpTap:
             continue
         return DumpTap(name, descriptor, header)
     raise FileExistsError(f"no free name beside {path.name}")
+
+
+def _names(path: Path) -> Iterator[Path]:
+    yield path
+    for number in range(2, _MAX_NAMES):
+        yield path.with_name(f"{path.stem}~{number}{path.suffix}")
+
+
+def free_name(path: Path) -> Path:
+    """``path``, or the first name beside it that is free."""
+    return next((name for name in _names(path) if not name.exists()), path)
 
 
 def tap_name(venue_id: str, source: str, track_sid: str) -> str:
@@ -106,10 +117,13 @@ class DumpTap:
     # ------------------------------------------------------------ the relay's side
 
     def send_rtp(self, packet: bytes, arrival_ms: float) -> None:
+        """Raises OSError once the file has failed, so that the relay ends the tap and says why."""
         size = len(packet) + _OVERHEAD
         with self._lock:
-            if self._closing or self.failure is not None:
+            if self._closing:
                 return
+            if self.failure is not None:
+                raise OSError(self.failure)
             if self._pending_bytes + size > MAX_PENDING_BYTES:
                 self.dropped += 1
                 self._dropped_now += 1

@@ -128,6 +128,8 @@ def _recording() -> None:
         sa.Column("mime", sa.String(64), nullable=False),
         sa.Column("size_bytes", sa.BigInteger(), nullable=False),
         sa.Column("duration_s", sa.Float(), nullable=True),
+        sa.Column("offset_s", sa.Float(), nullable=True),
+        sa.Column("sha256", sa.String(64), nullable=True),
     )
 
 
