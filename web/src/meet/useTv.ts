@@ -35,23 +35,32 @@ export function useAwake(hold: () => boolean) {
     timer = null
     awake.value = false
   }
-  let x = -1
-  let y = -1
   const onMove = (event: PointerEvent): void => {
     // Chromium sends a move without movement when something appears under a resting pointer.
-    if (event.screenX === x && event.screenY === y) return
-    const first = x === -1
-    x = event.screenX
-    y = event.screenY
-    if (!first || event.pointerType !== 'mouse') wake()
+    if (event.movementX !== 0 || event.movementY !== 0 || event.pointerType !== 'mouse') wake()
+  }
+  // A finger on the picture only brings the controls: it must not press the button that appears under it.
+  let swallow = false
+  const onDown = (event: PointerEvent): void => {
+    swallow = !awake.value && event.pointerType !== 'mouse'
+    wake()
+  }
+  const onClick = (event: MouseEvent): void => {
+    if (swallow) {
+      event.preventDefault()
+      event.stopPropagation()
+    }
+    swallow = false
   }
   onMounted(() => {
     window.addEventListener('pointermove', onMove)
-    window.addEventListener('pointerdown', wake)
+    window.addEventListener('pointerdown', onDown, true)
+    window.addEventListener('click', onClick, true)
   })
   onBeforeUnmount(() => {
     window.removeEventListener('pointermove', onMove)
-    window.removeEventListener('pointerdown', wake)
+    window.removeEventListener('pointerdown', onDown, true)
+    window.removeEventListener('click', onClick, true)
     if (timer !== null) clearTimeout(timer)
   })
   return { awake, wake, hide }
