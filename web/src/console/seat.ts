@@ -1,7 +1,7 @@
 /** The console's own place in the media room: it occupies the main venue, or only watches. */
 import { onScopeDispose, ref, shallowRef } from 'vue'
+import { Capture, type CaptureKind, type Fault } from '../media/capture'
 import { MediaSession } from '../media/MediaSession'
-import { chosenDevice } from '../media/devices'
 import { post } from '../protocol/http'
 import type { MediaToken } from '../protocol/types'
 import { say } from '../ui/i18n'
@@ -14,6 +14,15 @@ export function takeSeat(meeting: string, observe: boolean) {
   const occupies = ref<string | null>(null)
   const identity = ref('')
   const failure = ref('')
+  const faults = ref<Partial<Record<CaptureKind, Fault>>>({})
+
+  /** Kept for as long as the console is open, so that a rejoin never finds the camera busy. */
+  const capture = new Capture()
+  capture.subscribe((kind) => {
+    const problem = capture.fault(kind)
+    if (problem) faults.value[kind] = problem
+    else delete faults.value[kind]
+  })
 
   const fetchToken = async (): Promise<MediaToken> => {
     const got = await post<MediaToken>(`/api/v1/meetings/${encodeURIComponent(meeting)}/media-token`, observe ? { observe: true } : {})
@@ -43,9 +52,11 @@ export function takeSeat(meeting: string, observe: boolean) {
       return
     }
     if (closed) return
-    const publish = got.occupies
-      ? { camera: true, microphone: true, cameraId: await chosenDevice('camera'), microphoneId: await chosenDevice('microphone') }
-      : null
+    if (got.occupies) {
+      void capture.open('camera')
+      void capture.open('microphone')
+    }
+    const publish = got.occupies ? { camera: true, microphone: true, capture } : null
     // A first join that fails goes on by itself; onChange tells.
     await session.value.connect(got.token, { publish }).catch(() => undefined)
   }
@@ -54,9 +65,10 @@ export function takeSeat(meeting: string, observe: boolean) {
     closed = true
     if (retry) clearTimeout(retry)
     void session.value.close()
+    capture.close()
   }
   onScopeDispose(close)
   void open()
 
-  return { session, version, occupies, identity, failure, reopen: open, close }
+  return { session, version, occupies, identity, failure, faults, capture, close }
 }
