@@ -22,14 +22,12 @@ _join_seconds = Histogram(
     buckets=(0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 30.0),
     registry=REGISTRY,
 )
-_ws_clients = Gauge(
-    "lianxin_ws_clients",
-    "Open WebSockets: page = /ws of our pages, livekit = /rtc and /rtc/v1.",
-    ["kind"],
-    registry=REGISTRY,
-)
-for _kind in ("page", "livekit"):
-    _ws_clients.labels(kind=_kind)
+_sockets = {
+    "page": Gauge("lianxin_ws_clients", "Pages connected to /ws.", registry=REGISTRY),
+    "livekit": Gauge(
+        "lianxin_rtc_clients", "LiveKit clients connected to /rtc or /rtc/v1.", registry=REGISTRY
+    ),
+}
 
 
 def refused(reason: str, amount: int = 1) -> None:
@@ -48,16 +46,14 @@ def joined_after(seconds: float) -> None:
 
 
 def ws_opened(kind: str) -> None:
-    """``kind``: "page" or "livekit"."""
-    _ws_clients.labels(kind=kind).inc()
+    """``kind``: "page" (/ws) or "livekit" (/rtc)."""
+    _sockets[kind].inc()
 
 
 def ws_closed(kind: str) -> None:
-    _ws_clients.labels(kind=kind).dec()
+    _sockets[kind].dec()
 
 
 def ws_clients() -> int:
-    """Open WebSockets of all kinds."""
-    return int(
-        sum(REGISTRY.get_sample_value("lianxin_ws_clients", {"kind": k}) or 0 for k in ("page", "livekit"))
-    )
+    """Pages connected to /ws."""
+    return int(REGISTRY.get_sample_value("lianxin_ws_clients") or 0)

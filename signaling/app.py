@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from aiohttp import web
-from recording.sessions import RecordingSessions
 
 from core import counters
 from core.audit import Audit
@@ -17,6 +16,7 @@ from core.clock import Clock, SystemClock
 from core.config import LOOPBACK, Config
 from core.database import Database
 from portal.accounts.service import Accounts
+from recording.sessions import RecordingSessions
 from rooms.directory import RoomDirectory
 from rooms.store import RoomStore
 from sfu.node import MediaNode, NodeConfig
@@ -54,7 +54,10 @@ def make_app(config: Config, *, demo: bool = False, clock: Clock | None = None) 
     app[health.LEDGER] = _ledger(node)
     store = RoomStore(database, audit)
     directory = app[keys.DIRECTORY] = RoomDirectory(store, clock)
-    recorder = app[keys.RECORDINGS] = RecordingSessions(database, clock, config.recording_directory)
+    recorder = app[keys.RECORDINGS] = RecordingSessions(
+        database, clock, config.recording_directory, min_free_bytes=config.recording.min_free_bytes
+    )
+    app[keys.CATALOG] = recorder.catalog
     hub = app[keys.HUB] = ws.Hub(directory, clock)
     reconciler = Reconciler(directory, clock, recorder, hub)
     rooms = app[keys.MEDIA_ROOMS] = MediaRooms(

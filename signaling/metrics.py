@@ -1,7 +1,7 @@
 """Metrics of the media workers and of the control process, for prometheus-client.
 
 A worker reports its counters once a second and begins at zero when it is started again; here they become
-totals that never go back.  Names and their meaning: ``MEANINGS``; a name that is not listed is shown too.
+totals that never go back.  Names and their meaning: ``FAMILIES``; a name that is not listed is shown too.
 """
 
 from __future__ import annotations
@@ -20,26 +20,55 @@ from core import counters
 from sfu.messages import Event, Report
 
 Labels = tuple[tuple[str, str], ...]
-disable_created_metrics()  # a time series each, for nothing that anybody asks
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a time series each, that nobody asks for
+BITRATE = "lianxin_rtp_bitrate_bits_per_second"
+LOSS = "lianxin_rtp_loss_ratio"
 _NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 
-MEANINGS = {
-    "lianxin_rtp_packets_total": "RTP packets by direction (in: from clients, out: to clients) and kind.",
-    "lianxin_rtp_bytes_total": "Bytes of RTP packets, headers included, by direction and kind.",
-    "lianxin_rtp_bitrate_bps": "Current bit rate of RTP in bits per second, by direction and kind.",
-    "lianxin_rtp_lost_packets_total": "RTP packets that were lost, by direction and kind.",
-    "lianxin_rtp_loss_ratio": "Fraction of RTP packets lost lately (0 to 1), by direction and kind.",
-    "lianxin_nack_total": "Packets asked for again by NACK, by direction.",
-    "lianxin_pli_total": "Key frames asked for by PLI or FIR, by direction.",
-    "lianxin_retransmitted_packets_total": "Packets sent again from the ring.",
-    "lianxin_drops_total": "Datagrams and packets that a media worker dropped, by reason.",
-    "lianxin_worker_cpu_seconds_total": "CPU time of a media worker, all threads.",
-    "lianxin_worker_event_loop_delay_seconds": "Longest delay of a worker's event loop in the last second.",
-    "lianxin_worker_transports": "Open client transports of a media worker.",
-    "lianxin_worker_routers": "Rooms on a media worker.",
-    "lianxin_worker_ice_checks_total": "STUN binding requests that a media worker answered.",
-    "lianxin_worker_ice_failures_total": "Transports whose ICE failed.",
-    "lianxin_worker_dtls_failures_total": "DTLS handshakes that failed, by reason.",
+# A worker's name → what Prometheus sees, and its meaning.
+FAMILIES = {
+    "lianxin_packets_total": (
+        "lianxin_rtp_packets_total",
+        "RTP packets by direction (in: from clients, out: to clients) and kind, counted as WebRTC does.",
+    ),
+    "lianxin_bytes_total": (
+        "lianxin_rtp_bytes_total",
+        "Bytes of RTP packets with their headers, by direction and kind.",
+    ),
+    "lianxin_packets_lost_total": ("lianxin_rtp_packets_lost_total", "RTP packets lost, by direction."),
+    BITRATE: (BITRATE, "RTP bit rate of the last second, by direction and kind."),
+    LOSS: (LOSS, "Share of RTP packets lost lately (0 to 1), mean over streams, by direction and kind."),
+    "lianxin_nack_total": ("lianxin_nack_total", "NACK messages, by direction."),
+    "lianxin_pli_total": ("lianxin_pli_total", "Key frames asked for (PLI or FIR), by direction."),
+    "lianxin_dropped_total": (
+        "lianxin_dropped_total",
+        "Datagrams and packets that media dropped, by reason.",
+    ),
+    "lianxin_producers": ("lianxin_producers", "Streams that clients send."),
+    "lianxin_consumers": ("lianxin_consumers", "Streams that are sent to clients."),
+    "lianxin_routers": ("lianxin_routers", "Rooms on media workers."),
+    "lianxin_worker_cpu_seconds_total": (
+        "lianxin_worker_cpu_seconds_total",
+        "CPU time of a media worker, all threads.",
+    ),
+    "lianxin_worker_event_loop_delay_seconds": (
+        "lianxin_worker_event_loop_delay_seconds",
+        "Longest delay of a worker's event loop in the last second.",
+    ),
+    "lianxin_worker_transports": ("lianxin_worker_transports", "Open client transports of a media worker."),
+    "lianxin_worker_routers": ("lianxin_worker_routers", "Rooms on a media worker."),
+    "lianxin_worker_ice_checks_total": (
+        "lianxin_worker_ice_checks_total",
+        "STUN binding requests that a media worker answered.",
+    ),
+    "lianxin_worker_ice_failures_total": (
+        "lianxin_worker_ice_failures_total",
+        "Transports whose ICE failed.",
+    ),
+    "lianxin_worker_dtls_failures_total": (
+        "lianxin_worker_dtls_failures_total",
+        "DTLS handshakes that failed, by reason.",
+    ),
 }
 
 LOOP_DELAY = Histogram(
@@ -66,16 +95,16 @@ class WorkerLedger:
 
     def observe(self, worker_id: str, report: Report, now_s: float) -> None:
         latest = {(c.name, tuple(sorted(c.labels))): c.value for c in report.counters}
-        previous = self._now.get(worker_id, {})
-        for key, value in previous.items():
-            # Smaller than a second ago: a new process, whose predecessor's end we were not told of.
-            if is_counter(key[0]) and latest.get(key, 0.0) < value:
-                self._keep(worker_id, key, value)
+        for key, value in self._now.get(worker_id, {}).items():
+            # Losses shrink when a late packet comes after all; a counter must not.
+            if is_counter(key[0]):
+                latest[key] = max(value, latest.get(key, 0.0))
+        latest.update(_rates(report))
         self._now[worker_id] = latest
         cpu = latest.get(("lianxin_worker_cpu_seconds_total", ()))
         if cpu is not None:
             at, before, share = self._cpu_rate.get(worker_id, (now_s, cpu, 0.0))
-            if now_s > at and cpu >= before:
+            if now_s > at:
                 share = (cpu - before) / (now_s - at)
             self._cpu_rate[worker_id] = (now_s, cpu, share)
 
@@ -83,16 +112,13 @@ class WorkerLedger:
         """For ``MediaNode.on_worker_lost``: what it had counted is kept, what it measured is gone."""
         for key, value in self._now.pop(worker_id, {}).items():
             if is_counter(key[0]):
-                self._keep(worker_id, key, value)
+                kept = self._before.setdefault(worker_id, {})
+                kept[key] = kept.get(key, 0.0) + value
         self._cpu_rate.pop(worker_id, None)
 
     def on_up(self, worker_id: str) -> None:
         """For ``MediaNode.on_worker_up``: started again."""
         self.restarts[worker_id] = self.restarts.get(worker_id, 0) + 1
-
-    def _keep(self, worker_id: str, key: tuple[str, Labels], value: float) -> None:
-        kept = self._before.setdefault(worker_id, {})
-        kept[key] = kept.get(key, 0.0) + value
 
     def known(self) -> set[str]:
         """Every worker that has ever reported."""
@@ -114,8 +140,34 @@ class WorkerLedger:
                 for (name, labels), value in values.items():
                     shown = (("worker", worker_id), *labels) if name.startswith("lianxin_worker_") else labels
                     by_labels = sums.setdefault(name, {})
+                    if name == LOSS:  # a share can't be summed: the worst worker is what matters
+                        by_labels[shown] = max(value, by_labels.get(shown, 0.0))
+                        continue
                     by_labels[shown] = by_labels.get(shown, 0.0) + value
         return sums
+
+
+def _rates(report: Report) -> dict[tuple[str, Labels], float]:
+    """Bit rates and losses of the report's streams."""
+    rates: dict[tuple[str, Labels], float] = {}
+    losses: dict[Labels, list[float]] = {}
+    labels: Labels
+    for direction in ("in", "out"):
+        for kind in ("audio", "video"):
+            labels = (("direction", direction), ("kind", kind))
+            rates[BITRATE, labels] = 0.0
+            losses[labels] = []
+    for producer in report.producers:
+        labels = (("direction", "in"), ("kind", producer.kind.value))
+        rates[BITRATE, labels] += sum(layer.bitrate_bps for layer in producer.layers)
+        losses[labels].append(producer.loss)
+    for consumer in report.consumers:
+        labels = (("direction", "out"), ("kind", consumer.kind.value))
+        rates[BITRATE, labels] += consumer.bitrate_bps
+        losses[labels].append(consumer.loss)
+    for labels, values in losses.items():
+        rates[LOSS, labels] = sum(values) / len(values) if values else 0.0
+    return rates
 
 
 def is_counter(name: str) -> bool:
@@ -127,8 +179,10 @@ def families(totals: dict[str, dict[Labels, float]]) -> Iterator[Metric]:
     for name, values in sorted(totals.items()):
         if not _NAME.fullmatch(name):
             continue
-        scale, shown = (0.001, name[:-3] + "_seconds") if name.endswith("_ms") else (1.0, name)
-        text = MEANINGS.get(name) or f"Reported by the media workers as {name}."
+        shown, text = FAMILIES.get(name, (name, f"Reported by the media workers as {name}."))
+        scale = 1.0
+        if shown.endswith("_ms"):
+            scale, shown = 0.001, shown.removesuffix("_ms") + "_seconds"
         label_names = tuple(dict.fromkeys(key for labels in values for key, _ in labels))
         family: CounterMetricFamily | GaugeMetricFamily
         if is_counter(shown):
