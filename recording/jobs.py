@@ -25,12 +25,11 @@ import av.error
 
 from recording.compose import ComposeOptions, compose
 from recording.dump import SUFFIX, DumpError, is_ended
+from recording.folder import RESULT, TAPS, read_result
 from recording.mux import mux_tracks
 from recording.segments import Segment, align, index_segment
 from recording.timeline import Timeline, read_timeline
 
-TAPS = "taps"
-RESULT = "result.json"
 _MAKING = "making"
 _LOCK = ".job.lock"
 PROGRAM = "program.mp4"
@@ -108,18 +107,6 @@ def run_job(directory: Path, options: ComposeOptions, settle_s: float = _SETTLE_
     shutil.rmtree(making, ignore_errors=True)
     tell(1.0)
     return result
-
-
-def read_result(directory: Path) -> dict[str, Any] | None:
-    """The finished job's result; None while there is none, or a file it names is gone."""
-    try:
-        result: dict[str, Any] = json.loads((directory / RESULT).read_bytes())
-        whole = all(
-            (directory / file["path"]).stat().st_size == file["size_bytes"] for file in result["files"]
-        )
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return result if whole else None
 
 
 def tell(progress: float, **more: Any) -> None:

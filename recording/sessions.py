@@ -29,7 +29,7 @@ from core.database import Database
 from core.errors import Conflict, LianxinError, NotFound
 from core.ids import new_id
 from recording.catalog import FAILED, PROCESSING, READY, RECORDING, Catalog, RecordingRow
-from recording.jobs import TAPS, read_result
+from recording.folder import TAPS, read_result
 from recording.tap import free_name, tap_name
 from recording.timeline import TIMELINE
 from rooms.model import decode
