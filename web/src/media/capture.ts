@@ -213,7 +213,8 @@ function microphoneConstraints(device: MediaTrackConstraints): MediaStreamConstr
       ...device,
       channelCount: { ideal: 1 },
       echoCancellation: processed,
-      noiseSuppression: processed,
+      // Rooms play anthems and test tones, which suppression would take for noise and wipe out.
+      noiseSuppression: false,
       autoGainControl: processed,
     },
   }
