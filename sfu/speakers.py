@@ -9,7 +9,7 @@ AUDIBLE_DBOV = -70.0  # below is the noise of a quiet room
 ACTIVE_DBOV = -50.0
 INACTIVE_DBOV = -56.0  # hysteresis: a speaker doesn't flicker between words
 RISE = 0.8  # share of the new value per interval of 300 ms
-FALL = 0.35
+FALL_DB = 12.0  # at most per interval: a pause between words is no end of speech
 
 
 class Loudness:
@@ -30,8 +30,12 @@ class Loudness:
         current = SILENCE_DBOV
         if count and power > 0:
             current = max(SILENCE_DBOV, 10 * math.log10(power / count))
-        share = RISE if current > self.dbov else FALL
-        self.dbov += (current - self.dbov) * share
+        if current > self.dbov:
+            # from silence it is the distance to the audible that counts, not to minus infinity
+            before = min(current, max(self.dbov, AUDIBLE_DBOV))
+            self.dbov = before + (current - before) * RISE
+        else:
+            self.dbov = max(current, self.dbov - FALL_DB)
         self.active = self.dbov > (INACTIVE_DBOV if self.active else ACTIVE_DBOV)
         return self._announce()
 
