@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+import struct
 from collections.abc import AsyncIterator
 
 import pytest
@@ -11,18 +13,22 @@ import pytest
 from sfu.messages import (
     CloseTransport,
     ConnectTransport,
+    Consume,
     DataChannelOpened,
     DataReceived,
     Done,
     OpenDataChannel,
     OpenRouter,
     OpenTransport,
+    Produce,
+    ProducerLive,
+    Report,
     RestartIce,
     SendData,
     TransportOpened,
     TransportState,
 )
-from sfu.params import DtlsFingerprint
+from sfu.params import CodecParameters, DtlsFingerprint, EncodingParameters, Kind, RtpParameters
 from sfu.startup import WorkerConfig
 from sfu.worker import Worker
 from tests.fixtures.sfu_client import EventLog, SfuClient, sfu_client
@@ -161,3 +167,50 @@ async def test_nothing_is_logged_for_all_this(
         await connect(worker, client)
         await event_log.expect(TransportState("t", "connected"))
     assert [record for record in caplog.records if record.name.startswith(("sfu", "asyncio"))] == []
+
+
+OPUS = CodecParameters("audio/opus", 111, 48000, 2)
+
+
+async def test_rtp_goes_in_at_one_client_and_out_at_the_other(worker: Worker, event_log: EventLog) -> None:
+    async with sfu_client() as speaker, sfu_client() as listener:
+        heard: asyncio.Queue[bytes] = asyncio.Queue()
+
+        async def hear(data: bytes, arrival_time_ms: int) -> None:
+            heard.put_nowait(data)
+
+        listener.dtls._handle_rtp_data = hear
+        await asyncio.gather(connect(worker, speaker, "t1"), connect(worker, listener, "t2"))
+        await event_log.expect(TransportState("t1", "connected"))
+        await event_log.expect(TransportState("t2", "connected"))
+        sending = RtpParameters("0", (OPUS,), encodings=(EncodingParameters(ssrc=1111),))
+        receiving = RtpParameters("0", (OPUS,), encodings=(EncodingParameters(ssrc=2222),))
+        assert worker.handle(Produce("t1", "p", Kind.AUDIO, sending)) == Done()
+        assert worker.handle(Consume("t2", "c", "p", receiving)) == Done()
+        for number in range(20):
+            header = struct.pack("!BBHLL", 0x80, 111, 100 + number, 960 * number, 1111)
+            await speaker.dtls._send_rtp(header + b"voice %d" % number)
+        packets = []
+        async with asyncio.timeout(10):
+            while len(packets) < 20:
+                packets.append(await heard.get())
+        assert [packet[12:] for packet in packets] == [b"voice %d" % number for number in range(20)]
+        assert {struct.unpack_from("!L", packet, 8)[0] for packet in packets} == {2222}
+        await event_log.expect(ProducerLive("p", "audio/opus"))
+
+
+async def test_media_before_dtls_and_from_strangers_goes_nowhere(worker: Worker, event_log: EventLog) -> None:
+    async with sfu_client() as client:
+        opened = open_transport(worker)
+        worker.handle(client.connect_request("t"))
+        await client.connect_ice(opened)
+        rtp = struct.pack("!BBHLL", 0x80, 111, 1, 1, 1111) + b"x"
+        await client.ice._send(rtp)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+            stranger.sendto(rtp, ("127.0.0.1", worker.udp_port))
+        dropped = {("reason", "no_keys"), ("reason", "unbound_address")}
+        report = await event_log.wait(
+            lambda event: isinstance(event, Report)
+            and dropped <= {label for counter in event.counters for label in counter.labels}
+        )
+        assert isinstance(report, Report)
