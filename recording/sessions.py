@@ -220,11 +220,11 @@ class RecordingSessions:
         return self._recorded_s + sum(max(0.0, now - at) for at in self._running.values())
 
     @property
-    def active(self) -> int:
+    def active_count(self) -> int:
         return len(self._running)
 
     @property
-    def waiting(self) -> int:
+    def queued_count(self) -> int:
         """Recordings whose files are being made or wait for it."""
         return len(self._due)
 
@@ -373,8 +373,8 @@ class _Metrics(Collector):
         seconds.add_metric([], self._sessions.recorded_seconds())
         yield seconds
         gauge = GaugeMetricFamily("lianxin_recordings", "Recordings by state.", labels=["state"])
-        gauge.add_metric(["recording"], self._sessions.active)
-        gauge.add_metric(["processing"], self._sessions.waiting)
+        gauge.add_metric(["recording"], self._sessions.active_count)
+        gauge.add_metric(["processing"], self._sessions.queued_count)
         yield gauge
 
 

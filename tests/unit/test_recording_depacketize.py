@@ -53,7 +53,7 @@ def pictures(codec: str) -> tuple[tuple[int, bytes, bool], ...]:
         picture[40:140] = NOISE.integers(0, 255, (100, SIZE[0], 3), np.uint8)
         return picture
 
-    return tuple(encode_pictures(codec, (noisy(n) for n in range(25)), SIZE, 25, key_every=10))
+    return tuple(encode_pictures(codec, (noisy(n) for n in range(25)), SIZE, 25, 10, bit_rate=4_000_000))
 
 
 def wire(codec: str, first: int = 65_500) -> list[list[bytes]]:
