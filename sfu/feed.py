@@ -201,9 +201,11 @@ class Feed:
                     if size is not None:
                         self.width, self.height = size
                 self.side.on_key_frame(self)
-        elif packet.level >= 0 and not self.paused:
-            self.level_power += 10.0 ** (packet.level / -10)
-            self.level_count += 1
+        else:
+            packet.forget_payload()  # it is used again: audio must not inherit the picture id of a VP8 packet
+            if packet.level >= 0 and not self.paused:
+                self.level_power += 10.0 ** (packet.level / -10)
+                self.level_count += 1
         if self.paused:
             self.drops.count(DropReason.PRODUCER_PAUSED)
             return
