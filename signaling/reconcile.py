@@ -32,7 +32,6 @@ from rooms.room import may_enter
 log = structlog.get_logger(__name__)
 
 TAPS_CLOSE_S = 5.0  # how long the end of a recording waits for its dumps
-DUPLICATE = "duplicate_identity"
 _NO_PLAN = MediaPlan(main="", closed=True)
 
 
@@ -82,7 +81,7 @@ class Reconciler:
         self._gauges = gauges
         self._media: MediaControl | None = None
         self._plans: dict[str, MediaPlan] = {}
-        self._present: dict[str, dict[str, int]] = {}  # meeting → identity → media sessions
+        self._present: dict[str, set[str]] = {}  # meeting → identities with a media session
         self._tracks: dict[tuple[str, str], dict[str, str]] = {}  # meeting, identity → track sid → source
         self._tap_paths: dict[tuple[str, str, str], str] = {}  # recording, identity, track sid → path
         self._open_taps: dict[str, set[str]] = {}  # recording → paths
@@ -150,8 +149,7 @@ class Reconciler:
     # ------------------------------------------------------------------ RoomObserver
 
     def participant_joined(self, room: str, identity: str) -> None:
-        present = self._present.setdefault(room, {})
-        present[identity] = present.get(identity, 0) + 1
+        self._present.setdefault(room, set()).add(identity)
         if identity.startswith(CONSOLE_PREFIX):
             return
         meeting = self._directory.room(room)
@@ -160,25 +158,16 @@ class Reconciler:
         self._directory.tell(room, Joined(identity))
 
     def participant_left(self, room: str, identity: str, reason: str) -> None:
-        """Leaving the media is a lost line, whatever the client said: who leaves the meeting says so to us.
+        """Leaving the media is a lost line, whatever the client said: who leaves the meeting tells us so.
 
-        A newer browser of the same venue takes over the seat: then only the tracks go.
+        A newer browser of the same venue ends the older one's session first and comes in after it.
         """
-        present = self._present.get(room, {})
-        left = present.get(identity, 1) - 1
-        if left > 0:
-            present[identity] = left
-            return
-        present.pop(identity, None)
+        present = self._present.get(room, set())
+        present.discard(identity)
         if not present:
             self._present.pop(room, None)
-        tracks = self._tracks.pop((room, identity), {})
-        if identity.startswith(CONSOLE_PREFIX):
-            return
-        if reason.lower() == DUPLICATE:
-            for source in tracks.values():
-                self._directory.tell(room, Unpublished(identity, source))
-        else:
+        self._tracks.pop((room, identity), None)
+        if not identity.startswith(CONSOLE_PREFIX):
             self._directory.tell(room, Departed(identity))
 
     def track_published(self, room: str, identity: str, source: str, track_sid: str, mime: str) -> None:
@@ -259,7 +248,7 @@ class Reconciler:
 
     def _remove_strays(self, room: Room) -> None:
         """Who was hung up or left must not stay in the media room."""
-        for identity in self._present.get(room.meeting_id, {}):
+        for identity in self._present.get(room.meeting_id, ()):
             seat = room.seats.get(identity)
             if seat is not None and seat.status is Status.LEFT and not seat.rejoins:
                 self._remove(room.meeting_id, identity)

@@ -253,7 +253,9 @@ class Hub:
     def _meeting_view(self, page: Page) -> views.Json | None:
         venues = self._directory.venues
         if page.is_console:
-            return page.watched and views.meeting_view(page.watched, venues, self._presence)
+            if page.watched is None:
+                return None
+            return views.meeting_view(page.watched, venues, self._presence)
         venue = page.user.venue_id
         room = self._directory.meeting_of(venue) if venue is not None else None
         if room is None or venue is None:
@@ -335,7 +337,9 @@ class Hub:
     async def _read(self, page: Page) -> None:
         async for frame in page.socket:
             if frame.type is WSMsgType.ERROR:
-                break
+                if getattr(frame.data, "code", None) == WSCloseCode.MESSAGE_TOO_BIG:
+                    counters.refused("ws_message_too_big")
+                return
             if not page.bucket.take(self._clock.monotonic()):
                 if await self._refuse(page, "too_fast"):
                     return
@@ -355,8 +359,6 @@ class Hub:
                 counters.refused("ws_unread")
                 await page.socket.close(code=WSCloseCode.POLICY_VIOLATION)
                 return
-        if page.socket.close_code == WSCloseCode.MESSAGE_TOO_BIG:
-            counters.refused("ws_message_too_big")
 
     async def _refuse(self, page: Page, code: str) -> bool:
         """True: it was once too often."""
