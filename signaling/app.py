@@ -28,6 +28,7 @@ from signaling.livekit.token import ApiKeys
 from signaling.reconcile import Reconciler
 
 DEMO_ACCOUNTS: web.AppKey[list[dict[str, str]]] = web.AppKey("demo_accounts")
+NODE_STARTING: web.AppKey[asyncio.Task[None]] = web.AppKey("node_starting")
 Part = Callable[[web.Application], AbstractAsyncContextManager[None]]
 
 
@@ -66,10 +67,10 @@ def make_app(config: Config, *, demo: bool = False, clock: Clock | None = None) 
     reconciler.attach(rooms)
 
     app[DEMO_ACCOUNTS] = []
-    parts: list[Part] = [_measurements, _database, _bus, _accounts]
+    parts: list[Part] = [_measurements, _node_running, _database, _bus, _accounts]
     if demo:
         parts.append(_demo_of(store))
-    parts += [_node_running, _recorder_running, _media_of(reconciler), _hub_running]
+    parts += [_node_ready, _recorder_running, _media_of(reconciler), _hub_running]
     app.cleanup_ctx.extend(parts)
 
     for module in (sessions, meetings, recordings, health, openapi, ws):
@@ -195,12 +196,21 @@ def _demo_of(store: RoomStore) -> Part:
 
 @asynccontextmanager
 async def _node_running(app: web.Application) -> AsyncIterator[None]:
+    """Worker processes take half a second to come up: they do while the database is opened."""
     node = app[keys.NODE]
-    await node.start()
+    starting = app[NODE_STARTING] = asyncio.create_task(node.start(), name="media node")
     try:
         yield
     finally:
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
         await node.close()
+
+
+@asynccontextmanager
+async def _node_ready(app: web.Application) -> AsyncIterator[None]:
+    await app[NODE_STARTING]
+    yield
 
 
 @asynccontextmanager

@@ -5,6 +5,7 @@ Passwords are random, made at the first start and kept in demo-accounts.json of 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import secrets
@@ -79,9 +80,7 @@ async def seed(accounts: Accounts, data_dir: Path) -> list[dict[str, Any]]:
         )
     if {a["username"]: a["password"] for a in wanted} != kept:
         _write(data_dir / FILE, wanted)
-    for account in wanted:
-        if account["username"] not in existing:
-            await _add(accounts, account)
+    await asyncio.gather(*(_add(accounts, a) for a in wanted if a["username"] not in existing))
     return wanted
 
 
