@@ -18,7 +18,7 @@ import msgspec
 
 from sfu import messages
 from sfu.errors import ChannelError
-from sfu.messages import DataReceived, Levels, Report
+from sfu.messages import DataReceived, Levels, Report, SendData
 from sfu.startup import WorkerConfig, WorkerReady, WorkerRefused
 
 LENGTH = struct.Struct("!I")
@@ -28,7 +28,7 @@ MAX_UNSENT_DROPPABLE_BYTES = 4 * 1024 * 1024
 
 
 Frame = Any  # one of WORDS
-DROPPABLE = (Levels, Report, DataReceived)  # dropped rather than queued without bound
+DROPPABLE = (Levels, Report, DataReceived, SendData)  # dropped rather than queued without bound
 WORDS: dict[str, type[Any]] = {
     word.__name__: word
     for word in (
@@ -76,26 +76,28 @@ class Channel:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
-        self.dropped = 0
 
     @classmethod
     async def over(cls, sock: socket.socket) -> Channel:
         reader, writer = await asyncio.open_unix_connection(sock=sock)
         return cls(reader, writer)
 
-    def send(self, word: Frame, number: int = 0) -> None:
-        """Raises ChannelError when the other end has stopped reading or is gone."""
+    def send(self, word: Frame, number: int = 0) -> bool:
+        """False when a word that nobody waits for was dropped because the other end reads too slowly.
+
+        Raises ChannelError when it has stopped reading or is gone.
+        """
         if self._writer.is_closing():
             raise ChannelError("channel is closed")
         unsent = self._writer.transport.get_write_buffer_size()
-        if unsent > MAX_UNSENT_DROPPABLE_BYTES and isinstance(word, DROPPABLE):
-            self.dropped += 1
-            return
+        if unsent > MAX_UNSENT_DROPPABLE_BYTES and number == 0 and isinstance(word, DROPPABLE):
+            return False
         if unsent > MAX_UNSENT_BYTES:
             self._writer.transport.abort()
             raise ChannelError("the other end does not read")
         body = encode(number, word)
         self._writer.writelines((LENGTH.pack(len(body)), body))
+        return True
 
     async def receive(self) -> tuple[int, Frame] | None:
         """(number, word), or None when the other end has closed.  Raises ChannelError on a bad frame."""

@@ -58,6 +58,7 @@ class DropReason(StrEnum):
     DATA_CHANNEL_UNKNOWN = "data_channel_unknown"
     DATA_BUFFER_FULL = "data_buffer_full"
     DATA_TOO_LARGE = "data_too_large"
+    CHANNEL_FULL = "channel_full"  # an event that the control process did not fetch in time
 
 
 class Drops:

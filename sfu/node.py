@@ -119,6 +119,7 @@ class RemoteWorker:
         self._last_number = 0
         self._supervisor: asyncio.Task[None] | None = None
         self._closing = False
+        self._heard_s = 0.0
 
     # ------------------------------------------------------------ life
 
@@ -179,7 +180,9 @@ class RemoteWorker:
         backoff_s = FIRST_BACKOFF_S
         while True:
             since_s = loop.time()
+            watch = asyncio.create_task(self._watch(), name=f"watch of {self.worker_id}")
             await self._listen()
+            watch.cancel()
             self._lose()
             await self._end_process()
             if self._closing:
@@ -193,27 +196,40 @@ class RemoteWorker:
                     return
                 try:
                     await self._spawn()
-                except SfuError as error:
-                    logger.error("%s; trying again", error.reason)
+                except (SfuError, OSError) as error:
+                    logger.error("worker %s: %s; trying again", self.worker_id, error)
             logger.warning("media worker %s is up again", self.worker_id)
             self._on_up(self.worker_id)
 
+    async def _watch(self) -> None:
+        """Kill a worker that hangs: it owes a Report every second."""
+        loop = asyncio.get_running_loop()
+        self._heard_s = loop.time()
+        while True:
+            before_s = loop.time()
+            await asyncio.sleep(1)
+            if loop.time() - before_s > 2:
+                self._heard_s = loop.time()  # it was we who slept
+            if loop.time() - self._heard_s >= SILENCE_S and self.process is not None:
+                logger.error("media worker %s is silent for %d s: killed", self.worker_id, SILENCE_S)
+                with contextlib.suppress(ProcessLookupError):
+                    self.process.kill()
+                return
+
     async def _listen(self) -> None:
-        """Returns when the worker is gone, talks nonsense, or is silent."""
+        """Returns when the worker is gone or talks nonsense."""
         channel = self._channel
         assert channel is not None
+        loop = asyncio.get_running_loop()
         while True:
             try:
-                async with asyncio.timeout(SILENCE_S):
-                    frame = await channel.receive()
-            except TimeoutError:
-                logger.error("media worker %s is silent for %d s: ended", self.worker_id, SILENCE_S)
-                return
+                frame = await channel.receive()
             except ChannelError as error:
                 logger.error("media worker %s: %s", self.worker_id, error)
                 return
             if frame is None:
                 return
+            self._heard_s = loop.time()
             number, word = frame
             if number == 0:
                 self._on_event(self.worker_id, word)

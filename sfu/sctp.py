@@ -39,6 +39,7 @@ MAX_INBOUND_STREAMS = 1024
 MAX_MISORDERED_CHUNKS = 256  # as many gap blocks as fit one datagram
 MAX_TSN_AHEAD = 8192
 MAX_REPORTED_DUPLICATES = 16
+MAX_CHUNKS_PER_PACKET = 80  # more than DATA chunks of one byte that fit a datagram of 1200
 
 COMMON_HEADER_BYTES = 12
 CHUNK_HEADER = struct.Struct("!BBH")
@@ -333,7 +334,11 @@ def well_formed(data: bytes) -> bool:
     if length < COMMON_HEADER_BYTES + CHUNK_HEADER.size:
         return False
     position = COMMON_HEADER_BYTES
+    chunks = 0
     while position + CHUNK_HEADER.size <= length:
+        chunks += 1
+        if chunks > MAX_CHUNKS_PER_PACKET:
+            return False  # each may ask for an answer
         kind, _, size = CHUNK_HEADER.unpack_from(data, position)
         end = position + size
         if size < CHUNK_HEADER.size or end > length:

@@ -204,6 +204,10 @@ class Worker:
         self._routers.discard(router_id)
         self._media.close_router(router_id)
 
+    def count_lost_event(self) -> None:
+        """The control process reads too slowly: an event was dropped on the way to it."""
+        self._drops.count(DropReason.CHANNEL_FULL)
+
     def _count_dtls_failure(self, reason: str) -> None:
         self._dtls_failures[reason] += 1
 

@@ -69,7 +69,8 @@ async def run(sock: socket.socket) -> None:
     def emit(event: Event) -> None:
         # A channel that is gone ends the worker below.
         with contextlib.suppress(ChannelError):
-            channel.send(event)
+            if not channel.send(event):
+                worker.count_lost_event()
 
     worker = Worker(config, emit, find_tap_factory())
     for number in (signal.SIGTERM, signal.SIGINT):

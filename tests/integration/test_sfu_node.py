@@ -158,3 +158,16 @@ def test_kill_9_of_the_control_process_leaves_no_worker(hung: bool) -> None:
             os.kill(pid, signal.SIGCONT)
         worker.wait(10)
         assert not worker.is_running()
+
+
+async def test_a_worker_that_hangs_is_killed_and_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sfu.node.SILENCE_S", 2.0)
+    async with running(NodeConfig(workers=1, udp_port=0, addresses=LOOPBACK)) as node:
+        up = asyncio.Event()
+        node.on_worker_up.append(lambda worker_id: up.set())
+        pid = node.pids()["w0"]
+        os.kill(pid, signal.SIGSTOP)
+        async with asyncio.timeout(30):
+            await up.wait()
+        assert node.restarts == 1
+        assert not psutil.pid_exists(pid)

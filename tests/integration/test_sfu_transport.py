@@ -210,7 +210,9 @@ async def test_media_before_dtls_and_from_strangers_goes_nowhere(worker: Worker,
             stranger.sendto(rtp, ("127.0.0.1", worker.udp_port))
         dropped = {("reason", "no_keys"), ("reason", "unbound_address")}
         report = await event_log.wait(
-            lambda event: isinstance(event, Report)
-            and dropped <= {label for counter in event.counters for label in counter.labels}
+            lambda event: (
+                isinstance(event, Report)
+                and dropped <= {label for counter in event.counters for label in counter.labels}
+            )
         )
         assert isinstance(report, Report)

@@ -10,7 +10,7 @@ import pytest
 
 from sfu.channel import LENGTH, MAX_FRAME_BYTES, WORDS, Channel, decode, encode
 from sfu.errors import ChannelError
-from sfu.messages import Done, OpenRouter
+from sfu.messages import DataReceived, Done, OpenRouter
 
 
 @pytest.mark.parametrize(
@@ -73,4 +73,23 @@ async def test_half_a_frame_and_then_the_end_is_an_end() -> None:
     theirs.close()
     async with asyncio.timeout(5):
         assert await channel.receive() is None
+    await channel.close()
+
+
+async def test_a_slow_reader_loses_reports_but_no_replies() -> None:
+    ours, theirs = socket.socketpair()
+    channel = await Channel.over(ours)
+    flood = DataReceived("t", "_lossy", bytes(200_000))
+    sent = sum(channel.send(flood) for _ in range(100))
+    assert 0 < sent < 100
+    assert not channel.send(flood)
+    assert channel.send(Done(), 7)
+
+    def ask_for_ever() -> None:
+        for number in range(1000):
+            channel.send(flood, number + 1)
+
+    with pytest.raises(ChannelError, match="does not read"):
+        ask_for_ever()
+    theirs.close()
     await channel.close()

@@ -19,6 +19,7 @@ from aiortc.rtcsctptransport import (
     ForwardTsnChunk,
     HeartbeatChunk,
     SackChunk,
+    crc32c,
     serialize_packet,
 )
 
@@ -302,3 +303,15 @@ async def test_only_an_init_begins_an_association(pair: Pair) -> None:
     pair.server.on_packet(serialize_packet(5000, 5000, 1, HeartbeatChunk()))
     assert pair.drops.counts[DropReason.SCTP_MALFORMED] == 1
     assert pair.server._association is None
+
+
+async def test_a_packet_of_many_chunks_that_ask_for_answers_is_refused(pair: Pair) -> None:
+    pair.create("c")
+    await pair.start()
+    packet = serialize_packet(5000, 5000, pair.client._remote_verification_tag, HeartbeatChunk())
+    packet += b"\x04\x00\x00\x04" * 200
+    pair.server.on_packet(
+        packet[:8] + struct.pack("<L", crc32c(packet[:8] + bytes(4) + packet[12:])) + packet[12:]
+    )
+    assert not pair.ours.packets
+    assert pair.drops.counts[DropReason.SCTP_MALFORMED] == 1
