@@ -115,9 +115,7 @@ class Edge:
         if sdk in models.ClientInfo.SDK.keys():  # noqa: SIM118 (an enum wrapper, not a dict)
             client.sdk = models.ClientInfo.SDK.Value(sdk)  # type: ignore[assignment]
         for item in query.get("capabilities", "").split(",")[:16]:
-            number = _small_number(item)
-            if number:
-                _add_capability(client, number)
+            _add_capability(client, item.strip())
         return Join(
             claims=claims,
             client=client,
@@ -382,6 +380,10 @@ def _small_number(text: str | None) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
 
 
-def _add_capability(client: models.ClientInfo, number: int) -> None:
-    if number in models.ClientInfo.Capability.values():
-        client.capabilities.append(number)  # type: ignore[arg-type]
+def _add_capability(client: models.ClientInfo, text: str) -> None:
+    """By name (Rust core) or number; what is not known here is left out."""
+    known = models.ClientInfo.Capability
+    if text in known.keys():  # noqa: SIM118 (an enum wrapper, not a dict)
+        client.capabilities.append(known.Value(text))  # type: ignore[arg-type]
+    elif _small_number(text) in known.values():
+        client.capabilities.append(_small_number(text))  # type: ignore[arg-type]

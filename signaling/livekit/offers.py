@@ -148,10 +148,10 @@ def order_encodings(
     rids = [encoding.rid for encoding in encodings]
     if any(rid is None for rid in rids):
         return tuple(encodings)
-    if all(rid in quality_of_rid for rid in rids):
-        return tuple(sorted(encodings, key=lambda encoding: quality_of_rid[encoding.rid or ""]))
     if all(rid in RID_ORDER for rid in rids):
         return tuple(sorted(encodings, key=lambda encoding: RID_ORDER[encoding.rid or ""]))
+    if all(rid in quality_of_rid for rid in rids):
+        return tuple(sorted(encodings, key=lambda encoding: quality_of_rid[encoding.rid or ""]))
     return tuple(encodings)
 
 

@@ -26,7 +26,7 @@ def say(fact: str, **values: Any) -> None:
 class Client:
     def __init__(self, options: dict[str, Any]) -> None:
         self.options = options
-        self.room = rtc.Room()
+        self.room: rtc.Room
         self.tasks: set[asyncio.Task[Any]] = set()
         self.publications: dict[str, rtc.LocalTrackPublication] = {}
         self.stopped = asyncio.Event()
@@ -37,7 +37,7 @@ class Client:
         task.add_done_callback(self.tasks.discard)
 
     async def run(self) -> None:
-        room = self.room
+        room = self.room = rtc.Room()  # it binds itself to the running loop
 
         def on(event: str, handler: Any) -> None:
             room.on(event, handler)
@@ -113,7 +113,7 @@ class Client:
         """Says loudness and the strongest frequency of about every half second."""
         samples: list[np.ndarray[Any, Any]] = []
         async for event in rtc.AudioStream(track, sample_rate=48_000, num_channels=1):
-            samples.append(np.frombuffer(event.frame.data, dtype=np.int16))
+            samples.append(np.frombuffer(bytes(event.frame.data), dtype=np.int16))  # its memory is reused
             if sum(map(len, samples)) >= 16_384:
                 block = np.concatenate(samples)[:16_384].astype(np.float64)
                 samples = []

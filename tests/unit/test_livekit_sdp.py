@@ -152,7 +152,11 @@ def video(mid: str, *lines: str, port: int = 9) -> str:
 
 
 def test_unknown_lines_are_skipped() -> None:
-    text = HEAD + "a=goog-sped-v1\r\nb=AS:3\r\n" + video("0", "a=sctp-init:1", "a=what", "i=x", "a=ts-refclk:local")
+    text = (
+        HEAD
+        + "a=goog-sped-v1\r\nb=AS:3\r\n"
+        + video("0", "a=sctp-init:1", "a=what", "i=x", "a=ts-refclk:local")
+    )
     assert offers.servable(sdp.parse(text).sections[0])
 
 
