@@ -149,7 +149,7 @@ async def read_file(request: web.Request) -> web.StreamResponse:
         raise _not_found()
     row, path = found
     download = request.query.get("download") == "1"
-    if download and request.http_range.start in (None, 0):
+    if download and request.headers.get(hdrs.RANGE, "bytes=0-").startswith("bytes=0-"):
         await request.app[keys.AUDIT].record(
             user.username, "recording.download", recording_id, {"file": row.name}
         )
