@@ -1,9 +1,11 @@
 /**
- * Screenshots of the sign-in page and the console in every state, at 1366 × 768 and 1920 × 1080, to be looked at.
+ * Screenshots of the sign-in page and the console in every state, at 1366 × 768 and 1920 × 1080, to be looked at; axe's serious
+ * findings, page errors and requests to outside make it fail.
  * npm run shots [-- --out DIR] [--only NAME]; needs /usr/bin/chromium (or CHROMIUM=…).
  */
 import { execFileSync } from 'node:child_process'
-import { mkdirSync, mkdtempSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { mkdirSync, mkdtempSync, readFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -27,6 +29,16 @@ const browser = await chromium.launch({
   args: ['--no-sandbox', '--disable-gpu', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync', '--use-fake-device-for-media-stream', '--use-fake-ui-for-media-stream', '--autoplay-policy=no-user-gesture-required']
 })
 const troubles = []
+const AXE = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8')
+
+/** Serious findings of axe; evaluated, not inserted, since the pages' policy allows no foreign script. */
+async function findings(page) {
+  await page.evaluate(AXE)
+  return page.evaluate(async () => {
+    const { violations } = await window.axe.run(document, { resultTypes: ['violations'] })
+    return violations.filter((one) => one.impact === 'serious' || one.impact === 'critical').map((one) => `${one.id}: ${one.nodes.length} × ${one.nodes[0].target.join(' ')} ${one.nodes[0].any[0]?.message ?? ''}`)
+  })
+}
 
 const HOUR = 3_600_000
 const past = (n, title) => ({ id: `mt_${n}`, title, status: 'ended', created_at: Date.now() - n * 26 * HOUR })
@@ -104,6 +116,7 @@ for (const [name, shot] of Object.entries(SHOTS)) {
     await page.screenshot({ path: join(out, `${name}-${width}.png`) })
     const overflow = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth)
     if (overflow > 0) troubles.push(`${name}-${width}: ${overflow} px too wide`)
+    if (width === 1366) for (const found of await findings(page)) troubles.push(`${name}: axe ${found}`)
     await context.close()
   }
   console.log(name)

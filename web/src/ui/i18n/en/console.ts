@@ -119,7 +119,7 @@ export default {
   calling: 'Calling',
   callingNote: 'Waiting for an answer',
   callingAnswered: 'Answered, connecting',
-  callingOffline: 'Page not open; joins once it opens',
+  callingOffline: 'Joins once its page opens',
   networkLost: 'Network lost',
   hungUp: 'Hung up',
   refused: 'Refused',

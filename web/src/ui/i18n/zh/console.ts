@@ -124,7 +124,7 @@ export default {
   calling: '正在呼叫',
   callingNote: '等待会场应答',
   callingAnswered: '已应答，正在接通',
-  callingOffline: '会场页面未打开，打开即入会',
+  callingOffline: '打开会场页面即入会',
   networkLost: '网络中断',
   hungUp: '已挂断',
   refused: '拒绝接听',
