@@ -149,6 +149,16 @@ export class MediaSession {
     return this.speakers
   }
 
+  /** Identities of the others whose camera is in the room now, as this client was told. */
+  get cameras(): string[] {
+    const found: string[] = []
+    for (const [identity, participant] of this.room?.remoteParticipants ?? []) {
+      const publication = participant.getTrackPublication(Track.Source.Camera)
+      if (publication && !publication.isMuted) found.push(identity)
+    }
+    return found
+  }
+
   /** Like `onChange`, for components. Returns the way to stop listening. */
   subscribe(listener: () => void): () => void {
     this.listeners.add(listener)

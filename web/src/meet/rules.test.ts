@@ -96,30 +96,33 @@ describe('phase', () => {
 
 describe('stage', () => {
   const camera = (id: string) => ({ venue: id, source: 'camera' })
+  const ALL = [WUHU, HEFEI]
 
   it('branches see the main venue while nothing is broadcast', () => {
-    expect(stageOf(meeting(), HEFEI, WUHU)).toEqual({ main: camera(MAIN), inset: null })
+    expect(stageOf(meeting(), HEFEI, WUHU, ALL)).toEqual({ main: camera(MAIN), inset: null })
   })
   it('everybody sees the stage venue, which itself sees the main venue', () => {
     const wuhu = meeting({ stage: WUHU, broadcast: WUHU, mode: 'broadcast' })
-    expect(stageOf(wuhu, HEFEI, null).main).toEqual(camera(WUHU))
-    expect(stageOf(wuhu, MAIN, HEFEI).main).toEqual(camera(WUHU))
-    expect(stageOf(wuhu, WUHU, HEFEI).main).toEqual(camera(MAIN))
+    expect(stageOf(wuhu, HEFEI, null, ALL).main).toEqual(camera(WUHU))
+    expect(stageOf(wuhu, MAIN, HEFEI, ALL).main).toEqual(camera(WUHU))
+    expect(stageOf(wuhu, WUHU, HEFEI, ALL).main).toEqual(camera(MAIN))
   })
   it('the main venue sees the loudest, else the first present, else nobody', () => {
-    expect(stageOf(meeting(), MAIN, WUHU).main).toEqual(camera(WUHU))
-    expect(stageOf(meeting(), MAIN, null).main).toEqual(camera(HEFEI))
-    const gone = meeting({}, [venue(MAIN), venue(HEFEI, 'left'), venue(WUHU)])
-    expect(stageOf(gone, MAIN, HEFEI).main).toEqual(camera(WUHU))
-    expect(stageOf(meeting({}, [venue(MAIN)]), MAIN, null).main).toBeNull()
+    expect(stageOf(meeting(), MAIN, WUHU, ALL).main).toEqual(camera(WUHU))
+    expect(stageOf(meeting(), MAIN, null, ALL).main).toEqual(camera(HEFEI))
+    expect(stageOf(meeting(), MAIN, HEFEI, [WUHU]).main).toEqual(camera(WUHU))
+    expect(stageOf(meeting(), MAIN, null, []).main).toBeNull()
+  })
+  it('the main venue sees venues that its view does not list', () => {
+    expect(stageOf(meeting({}, [venue(MAIN)]), MAIN, WUHU, ALL).main).toEqual(camera(WUHU))
   })
   it('the main venue on air sees the others, not itself', () => {
-    expect(stageOf(meeting({ stage: MAIN }), MAIN, WUHU).main).toEqual(camera(WUHU))
+    expect(stageOf(meeting({ stage: MAIN }), MAIN, WUHU, ALL).main).toEqual(camera(WUHU))
   })
   it('content takes the stage, people go to the inset; who shares sees people', () => {
     const shared = meeting({ content: { venue: WUHU }, stage: WUHU })
-    expect(stageOf(shared, HEFEI, null)).toEqual({ main: { venue: WUHU, source: 'screen_share' }, inset: camera(WUHU) })
-    expect(stageOf(shared, WUHU, null)).toEqual({ main: camera(MAIN), inset: null })
+    expect(stageOf(shared, HEFEI, null, ALL)).toEqual({ main: { venue: WUHU, source: 'screen_share' }, inset: camera(WUHU) })
+    expect(stageOf(shared, WUHU, null, ALL)).toEqual({ main: camera(MAIN), inset: null })
   })
 })
 

@@ -65,12 +65,12 @@ export interface StageChoice {
 }
 
 /**
- * What this venue sees. Everybody sees the stage venue; the stage venue itself and, while nothing is
+ * What this venue sees. `cameras`: identities whose picture is in the media room. Everybody sees the stage venue; the stage venue itself and, while nothing is
  * broadcast, every branch see the main venue (mode A); the main venue sees who speaks. Shared content
  * takes the big picture, people go to the inset; who shares sees people.
  */
-export function stageOf(meeting: MeetingView, me: string, loudest: string | null): StageChoice {
-  const people = peopleOn(meeting, me, loudest)
+export function stageOf(meeting: MeetingView, me: string, loudest: string | null, cameras: readonly string[]): StageChoice {
+  const people = peopleOn(meeting, me, loudest, cameras)
   const content = meeting.content?.venue
   if (content && content !== me) {
     return { main: { venue: content, source: 'screen_share' }, inset: people }
@@ -78,20 +78,14 @@ export function stageOf(meeting: MeetingView, me: string, loudest: string | null
   return { main: people, inset: null }
 }
 
-function peopleOn(meeting: MeetingView, me: string, loudest: string | null): Picture | null {
+function peopleOn(meeting: MeetingView, me: string, loudest: string | null, cameras: readonly string[]): Picture | null {
   const stage = meeting.stage
   if (stage && stage !== me) return { venue: stage, source: 'camera' }
   if (me !== meeting.main_venue) return { venue: meeting.main_venue, source: 'camera' }
-  const heard = loudest && loudest !== me && meeting.venues[loudest]?.status === 'connected' ? loudest : null
-  const shown = heard ?? firstPresent(meeting, me)
+  // A venue account is told of few venues: who is here to be seen, the media room knows.
+  const others = cameras.filter((id) => id !== me).sort()
+  const shown = others.find((id) => id === loudest) ?? others[0]
   return shown ? { venue: shown, source: 'camera' } : null
-}
-
-function firstPresent(meeting: MeetingView, me: string): string | null {
-  const present = Object.values(meeting.venues)
-    .filter((v) => v.id !== me && v.status === 'connected')
-    .sort((a, b) => Number(b.camera) - Number(a.camera) || a.tier - b.tier || a.order - b.order)
-  return present[0]?.id ?? null
 }
 
 /** The loudest venue with a hold, so that a cough does not move the main venue's picture. */

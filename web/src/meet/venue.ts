@@ -9,7 +9,7 @@ import { MediaSession } from '../media/MediaSession'
 import { Ring, setSoundOutput } from '../media/sound'
 import { ServerError, Unreachable } from '../protocol/errors'
 import { get, post } from '../protocol/http'
-import type { MediaToken, MeetingView } from '../protocol/types'
+import type { MediaToken, MeetingView, VenueEntry } from '../protocol/types'
 import type { Control } from '../stores/control'
 import { say } from '../ui/i18n'
 import { toast } from '../ui/toast'
@@ -77,9 +77,25 @@ export function useVenue(control: Control, me: string) {
 
   const meeting = computed<MeetingView | null>(() => control.state.view?.meeting ?? recovered.value)
   const wish = computed(() => wishOf(meeting.value, me, { auto: auto.value, accepted: accepted.value }))
+  // Names of venues that our view of the meeting does not list.
+  const tree = shallowRef(new Map<string, VenueEntry>())
+  async function readTree(): Promise<void> {
+    const answer = await get<{ items: VenueEntry[] }>('/api/v1/venues').catch(() => null)
+    if (answer) tree.value = new Map(answer.items.map((v) => [v.id, v]))
+  }
+  watch(
+    () => control.state.link,
+    (link) => {
+      if (link === 'open' && tree.value.size === 0) void readTree()
+    },
+    { immediate: true },
+  )
+  const nameOf = (id: string): string => meeting.value?.venues[id]?.name ?? tree.value.get(id)?.name ?? id
+  const shortOf = (id: string): string => meeting.value?.venues[id]?.short ?? tree.value.get(id)?.short ?? nameOf(id)
+
   const mediaState = computed(() => media.value.state)
   const phase = computed(() => phaseOf(wish.value, media.value.state, media.value.lostReason))
-  const stage = computed(() => (meeting.value ? stageOf(meeting.value, me, heard.value.shown) : null))
+  const stage = computed(() => (meeting.value ? stageOf(meeting.value, me, heard.value.shown, media.value.cameras) : null))
   const banner = computed(() =>
     meeting.value
       ? bannerOf(meeting.value, {
@@ -225,6 +241,8 @@ export function useVenue(control: Control, me: string) {
   return {
     me,
     control,
+    nameOf,
+    shortOf,
     capture,
     session,
     media,

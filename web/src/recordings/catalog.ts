@@ -14,12 +14,15 @@ export interface Recording {
   duration_s: number | null
   size_bytes: number | null
   error: string | null
+  /** 0 to 1 while the programme is composed, null before and after. */
+  progress?: number | null
 }
 
 export interface RecordingFile {
   file_id: string
   kind: 'program' | 'track'
   venue_id: string | null
+  venue_name?: string | null
   source: string | null
   name: string
   mime: string
@@ -33,9 +36,16 @@ export interface RecordingDetail extends Recording {
 
 const PATH = '/api/v1/recordings'
 
-export async function listRecordings(): Promise<Recording[]> {
-  const { items } = await get<{ items: Recording[] }>(PATH)
-  return items.map(inMilliseconds).sort((a, b) => b.started_at - a.started_at)
+export interface RecordingPage {
+  items: Recording[]
+  /** What to ask for next, null at the end. */
+  next: string | null
+}
+
+export async function listRecordings(after: string | null = null): Promise<RecordingPage> {
+  const query = after === null ? '' : `?after=${encodeURIComponent(after)}`
+  const { items, next } = await get<{ items: Recording[]; next?: string | null }>(PATH + query)
+  return { items: items.map(inMilliseconds).sort((a, b) => b.started_at - a.started_at), next: next ?? null }
 }
 
 export async function readRecording(id: string): Promise<RecordingDetail> {

@@ -47,5 +47,6 @@ export default {
   fullscreen: 'Full screen',
   to: '{from} to {to}',
   files: '{n} files, {size}',
+  more: 'Earlier recordings',
   home: 'Back',
 }

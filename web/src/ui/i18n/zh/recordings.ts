@@ -47,5 +47,6 @@ export default {
   fullscreen: '全屏',
   to: '{from} 至 {to}',
   files: '{n} 个文件，{size}',
+  more: '更早的录像',
   home: '返回',
 }
