@@ -72,6 +72,7 @@ def make_app(config: Config, *, demo: bool = False, clock: Clock | None = None) 
         parts.append(_demo_of(store))
     parts += [_node_ready, _recorder_running, _media_of(reconciler), _hub_running]
     app.cleanup_ctx.extend(parts)
+    app.on_shutdown.append(_hang_up)
 
     for module in (sessions, meetings, recordings, health, openapi, ws):
         app.add_routes(module.routes())
@@ -111,6 +112,12 @@ def _limits(config: Config) -> Limits:
         participants_per_room=limits.participants_per_room,
         tracks_per_participant=limits.tracks_per_participant,
     )
+
+
+async def _hang_up(app: web.Application) -> None:
+    """Long connections end before aiohttp waits for their handlers."""
+    await app[keys.MEDIA_ROOMS].stop()
+    await app[keys.HUB].close()
 
 
 # ---------------------------------------------------------------- parts, in the order of their opening
