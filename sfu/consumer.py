@@ -5,15 +5,17 @@ from __future__ import annotations
 from sfu import layers, ortc
 from sfu.codecs import opus
 from sfu.drops import DropReason, Drops
+from sfu.leg_route import LegRoute
 from sfu.legs import Leg
 from sfu.messages import StartTap
 from sfu.params import Kind, RtpParameters
 from sfu.producer import Producer
-from sfu.route import Binding, LegRoute, Route, outgoing_payload, patch_pictures
+from sfu.route import Binding, Route, outgoing_payload, patch_pictures
 from sfu.rtp import RTP_HEADER, Packet
 from sfu.seams import TapSink
 
 HIGHEST = 9
+REPORT_VALID_MS = 12_000.0  # audio receivers report every 5 s
 
 
 class Consumer:
@@ -91,12 +93,19 @@ class LegConsumer(Consumer):
         self.leg = leg
         self.rtp = rtp
         self.route = route
-        self.loss = 0.0  # by the receiver's reports
+        self.loss = 0.0  # by the receiver's newest report
+        self.loss_ms = -1e12  # when that came
         self.lost = 0
         self.rtt_ms = 0.0
 
     def ready(self) -> bool:
         return self.leg.ready
+
+    def loss_at(self, now_ms: float) -> float:
+        """Fraction lost (0…1) while something is sent and reported; an old report says nothing."""
+        if self.route.feed is None or now_ms - self.loss_ms > REPORT_VALID_MS:
+            return 0.0
+        return self.loss
 
     def bind(self) -> Binding:
         return ortc.bind(self.producer.rtp, self.producer.leg, self.rtp)

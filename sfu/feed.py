@@ -49,6 +49,9 @@ class FeedSide(Protocol):
     def on_key_frame(self, feed: Feed) -> None:
         """A key frame begins; called before it is forwarded."""
 
+    def on_restart(self, feed: Feed) -> None:
+        """The numbers have begun anew: receivers need a key frame."""
+
 
 class Feed:
     """Owned by one producer; ``ssrc`` is 0 until a packet tells it."""
@@ -222,6 +225,7 @@ class Feed:
         self.renew()
         for route in self.routes:
             route.restart(self)
+        self.side.on_restart(self)
         return True
 
     def _skip(self, packet: Packet, reason: DropReason) -> None:

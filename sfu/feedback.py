@@ -10,6 +10,7 @@ from sfu.drops import DropReason
 from sfu.feed import Feed
 from sfu.legs import Leg
 from sfu.params import Kind
+from sfu.producer import Producer
 from sfu.rtcp import Bye, KeyFrameWanted, Nack, ReportBlock, SenderReport, TransportCc
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Feedback:
                 if consumer is not None and consumer.kind is Kind.VIDEO:
                     self.plis_in += 1
                     consumer.want_key_frame()
-                    self._ask_for_key_frames_of(consumer.producer.producer_id, now_ms)
+                    self._ask_for_key_frames_of(consumer.producer, now_ms)
 
     def _on_sender_report(self, leg: Leg, report: SenderReport, now_ms: float) -> None:
         feed = leg.feeds.get(report.ssrc)
@@ -85,6 +86,7 @@ class Feedback:
         if consumer is None:
             return
         consumer.loss = block.fraction_lost / 256
+        consumer.loss_ms = now_ms
         consumer.lost = max(0, block.lost)
         if block.lsr:
             elapsed = (rtcp.middle_of_ntp(rtcp.ntp_from_ms(now_ms)) - block.lsr - block.dlsr) & 0xFFFFFFFF
@@ -143,12 +145,14 @@ class Feedback:
 
     def ask_for_key_frames(self, now_ms: float) -> None:
         """Send every PLI that is due."""
-        for producer_id in self._media.producers:
-            self._ask_for_key_frames_of(producer_id, now_ms)
+        wishes = self._media.wishes
+        for producer in [*wishes]:
+            self._ask_for_key_frames_of(producer, now_ms)
+            if not any(wish.wanted for wish in producer.key_frames):
+                wishes.discard(producer)
 
-    def _ask_for_key_frames_of(self, producer_id: str, now_ms: float) -> None:
-        producer = self._media.producers.get(producer_id)
-        if producer is None or producer.kind is not Kind.VIDEO or not producer.leg.ready:
+    def _ask_for_key_frames_of(self, producer: Producer, now_ms: float) -> None:
+        if not producer.leg.ready:
             return
         for feed, wish in zip(producer.feeds, producer.key_frames, strict=True):
             if wish.wanted and feed.ssrc and not producer.paused and wish.due(now_ms):

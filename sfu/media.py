@@ -63,6 +63,7 @@ class MediaPlane:
         self.taps: dict[str, Tap] = {}
         self.by_ssrc: dict[tuple[str, int], LegConsumer] = {}  # (leg, media SSRC)
         self._by_leg: dict[str, dict[str, LegConsumer]] = {}
+        self.wishes: set[Producer] = set()  # producers whose feeds wait for a key frame
         self.statistics = stats.Statistics()
         self.feedback = feedback.Feedback(self)
         self._levels_ms = self._alive_ms = 0.0
@@ -139,6 +140,7 @@ class MediaPlane:
         producer = Producer(
             request.producer_id, request.kind, request.rtp,
             leg=leg, router=router, side=self, drops=self.relay.drops,
+            wishes=self.wishes,
         )  # fmt: skip
         producer.set_paused(request.paused)
         self.producers[request.producer_id] = producer
@@ -340,6 +342,9 @@ class MediaPlane:
         producer = self.producers.get(feed.source)
         if producer is not None:
             producer.key_frames[feed.index].came()
+
+    def on_restart(self, feed: Feed) -> None:
+        self.on_lost_feed(feed)
 
     def on_lost_feed(self, feed: Feed) -> None:
         producer = self.producers.get(feed.source)

@@ -33,7 +33,9 @@ class Producer:
         router: Router,
         side: FeedSide,
         drops: Drops,
+        wishes: set[Producer],
     ) -> None:
+        self._wishes = wishes  # of the media plane: who waits for a key frame
         self.producer_id = producer_id
         self.kind = kind
         self.rtp = rtp
@@ -68,6 +70,8 @@ class Producer:
         if restarted:
             for route in feed.routes:
                 route.restart(feed)
+            if self.kind is Kind.VIDEO and feed.routes:
+                self.want_key_frame(feed.index)
 
     def bind_rtx(self, feed: Feed, ssrc: int) -> None:
         if feed.rtx_ssrc and self.leg.rtx.get(feed.rtx_ssrc) is feed:
@@ -106,6 +110,7 @@ class Producer:
 
     def want_key_frame(self, index: int) -> None:
         self.key_frames[index].want()
+        self._wishes.add(self)
 
     def measure(self) -> Level | None:
         """Every 300 ms for audio: what to announce, if anything."""
@@ -120,6 +125,7 @@ class Producer:
         return Level(self.producer_id, round(max(SILENCE_DBOV, loudness.dbov), 1), loudness.active)
 
     def close(self) -> None:
+        self._wishes.discard(self)
         for feed in self.feeds:
             for route in feed.routes:
                 route.stop()

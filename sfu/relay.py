@@ -18,9 +18,9 @@ from typing import Protocol
 from sfu import rtcp
 from sfu.drops import DropReason, Drops
 from sfu.feed import Feed
+from sfu.leg_route import LegRoute
 from sfu.legs import MAX_SSRCS, NOWHERE, Leg
 from sfu.params import SrtpKeys
-from sfu.route import LegRoute
 from sfu.rtp import U32, Packet, RtpError
 from sfu.seams import Address, DatagramSink, Legs
 from sfu.srtp import (
@@ -225,6 +225,7 @@ class PythonRelay:
         if lib.srtp_protect_rtcp(srtp.send_rtcp, buffer.memory, buffer.size) != OK:
             self.drops.count(DropReason.SRTCP_FAILED)
             return
+        leg.bytes_out += size
         self._send_view(buffer.view[: buffer.size[0]], leg.address)
 
     def ask_again(self, feed: Feed, leg: Leg, now_ms: float) -> int:
@@ -355,6 +356,7 @@ class PythonRelay:
         if failure:
             self.drops.count(_RTCP_FAILURES.get(failure, DropReason.SRTCP_FAILED))
             return
+        leg.bytes_in += buffer.size[0]
         if self._side is not None:
             self._side.on_rtcp(leg, bytes(buffer.view[: buffer.size[0]]), now_ms)
 

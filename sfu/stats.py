@@ -26,6 +26,23 @@ class _Since:
         self.bytes = self.frames = self.expected = self.lost = 0
 
 
+class _Share:
+    """Lost and expected packets of one leg, added up over its streams."""
+
+    __slots__ = ("expected", "lost")
+
+    def __init__(self) -> None:
+        self.lost = self.expected = 0.0
+
+    def add(self, lost: float, expected: float) -> None:
+        self.lost += lost
+        self.expected += expected
+
+    @property
+    def fraction(self) -> float:
+        return min(1.0, self.lost / self.expected) if self.expected > 0 else 0.0
+
+
 class Statistics:
     """Keeps what closed streams have counted, so that totals never go back."""
 
@@ -58,12 +75,27 @@ class Statistics:
     def report(
         self, media: MediaPlane, now_ms: float
     ) -> tuple[list[ProducerReport], list[ConsumerReport], dict[str, TransportReport], list[Counter]]:
-        producers = [self._producer(producer, now_ms) for producer in media.producers.values()]
-        consumers = [self._consumer(consumer, now_ms) for consumer in media.consumers.values()]
-        transports = self._transports(media, producers, consumers)
+        up: dict[str, _Share] = {}
+        down: dict[str, _Share] = {}
+        producers = [
+            self._producer(producer, now_ms, up.setdefault(producer.leg.name, _Share()))
+            for producer in media.producers.values()
+        ]
+        consumers = [
+            self._consumer(consumer, now_ms, down.setdefault(consumer.leg.name, _Share()))
+            for consumer in media.consumers.values()
+        ]
+        nothing = _Share()
+        transports = {
+            leg.name: TransportReport(
+                leg.name, leg.rtt_ms, up.get(leg.name, nothing).fraction,
+                down.get(leg.name, nothing).fraction, leg.bytes_in, leg.bytes_out,
+            )
+            for leg in media.relay.legs()
+        }  # fmt: skip
         return producers, consumers, transports, self._counters(media)
 
-    def _producer(self, producer: Producer, now_ms: float) -> ProducerReport:
+    def _producer(self, producer: Producer, now_ms: float, share: _Share) -> ProducerReport:
         layers: list[LayerReport] = []
         expected_all = lost_all = 0
         for feed in producer.feeds:
@@ -89,9 +121,10 @@ class Statistics:
             since.at_ms, since.bytes, since.frames = now_ms, size, feed.frames
             since.expected, since.lost = expected, lost
         loss = min(1.0, lost_all / expected_all) if expected_all > 0 else 0.0
+        share.add(lost_all, expected_all)
         return ProducerReport(producer.producer_id, producer.kind, loss, tuple(layers))
 
-    def _consumer(self, consumer: LegConsumer, now_ms: float) -> ConsumerReport:
+    def _consumer(self, consumer: LegConsumer, now_ms: float, share: _Share) -> ConsumerReport:
         since = self._consumers.get(consumer.consumer_id)
         if since is None:
             since = self._consumers[consumer.consumer_id] = _Since(now_ms - 1000)
@@ -99,35 +132,13 @@ class Statistics:
         seconds = max(0.05, (now_ms - since.at_ms) / 1000)
         size = route.bytes + route.resent_bytes
         rate = (size - since.bytes) * 8 / seconds
-        since.at_ms, since.bytes = now_ms, size
+        loss = consumer.loss_at(now_ms)
+        share.add(loss * (route.packets - since.expected), route.packets - since.expected)
+        since.at_ms, since.bytes, since.expected = now_ms, size, route.packets
         return ConsumerReport(
-            consumer.consumer_id, consumer.kind, rate, route.packets, route.bytes, consumer.loss,
+            consumer.consumer_id, consumer.kind, rate, route.packets, route.bytes, loss,
             consumer.rtt_ms, route.feed.index if route.feed is not None else -1,
         )  # fmt: skip
-
-    @staticmethod
-    def _transports(
-        media: MediaPlane, producers: list[ProducerReport], consumers: list[ConsumerReport]
-    ) -> dict[str, TransportReport]:
-        up: dict[str, float] = {}
-        for report in producers:
-            name = media.producers[report.producer_id].leg.name
-            up[name] = max(up.get(name, 0.0), report.loss)
-        down: dict[str, float] = {}
-        for consumed in consumers:
-            name = media.consumers[consumed.consumer_id].leg.name
-            down[name] = max(down.get(name, 0.0), consumed.loss)
-        return {
-            leg.name: TransportReport(
-                leg.name,
-                leg.rtt_ms,
-                up.get(leg.name, 0.0),
-                down.get(leg.name, 0.0),
-                leg.bytes_in,
-                leg.bytes_out,
-            )
-            for leg in media.relay.legs()
-        }
 
     def _counters(self, media: MediaPlane) -> list[Counter]:
         into, out = self._in.copy(), self._out.copy()

@@ -560,6 +560,38 @@ async def test_restarted_encoder_with_a_new_ssrc_goes_on(sfu_bench: Bench) -> No
     continuous(packets)
 
 
+async def test_restarted_numbers_ask_for_a_key_frame_and_go_on(sfu_bench: Bench) -> None:
+    pub, sub = one_video(sfu_bench)
+    pub.rtp(1000, 1, 0, vp8(1, key=True))
+    await sfu_bench.settle()
+    pub.feedback()
+    sfu_bench.clock.advance(500)
+    pub.rtp(1000, 30_000, 900_000, vp8(500))
+    pub.rtp(1000, 30_001, 900_000, vp8(500, first=False))
+    await sfu_bench.settle()
+    sfu_bench.tick(50)
+    assert KeyFrameWanted(1000) in pub.feedback()
+    pub.rtp(1000, 30_002, 903_000, vp8(501, key=True))
+    await sfu_bench.settle()
+    packets = sub.received()
+    assert len(packets) == 2
+    continuous(packets)
+
+
+async def test_loss_of_a_leg_is_weighted_and_ends_with_the_stream(sfu_bench: Bench) -> None:
+    pub, sub = one_video(sfu_bench)
+    for number in (*range(10), *range(15, 20)):
+        pub.rtp(1000, number, number * 3000, vp8(number, key=number == 0))
+    sub.send_rtcp(rtcp.receiver_reports(9, [ReportBlock(2000, 128, 3, 1, 0, 0, 0)])[0])
+    await sfu_bench.settle()
+    transports = sfu_bench.media.report()[2]
+    assert transports["pub"].loss_up == pytest.approx(0.25)
+    assert transports["sub"].loss_down == pytest.approx(0.5)
+    sfu_bench.do(SetConsumerPaused("c", True))
+    transports = sfu_bench.media.report()[2]
+    assert transports["pub"].loss_up == transports["sub"].loss_down == 0
+
+
 async def test_strangers_are_dropped_and_counted(sfu_bench: Bench) -> None:
     pub, sub = one_video(sfu_bench)
     counts = sfu_bench.drops.counts

@@ -1,0 +1,205 @@
+"""The Route to a client: header patch, ring, protect, send; and its retransmissions.
+
+``emit`` runs once per packet and receiver.  It makes no object but one tuple for the ring.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from sfu.codecs import opus
+from sfu.drops import DropReason, Drops
+from sfu.nack import ResendBudget
+from sfu.ring import AUDIO_SLOTS, VIDEO_SLOTS, Ring
+from sfu.route import Route, outgoing_payload, patch_pictures
+from sfu.rtp import RTP_HEADER, U16, Packet
+from sfu.seq import NumberMap
+from sfu.srtp import BUFFER_SIZE, OK, TRAILER_ROOM, SrtpBuffer, lib
+
+if TYPE_CHECKING:
+    from sfu.legs import Leg
+
+Send = Callable[[memoryview, tuple[str, int]], object]
+MAX_PLAIN = BUFFER_SIZE - TRAILER_ROOM
+MIN_RESEND_INTERVAL_MS = 20.0
+
+_pack_header = RTP_HEADER.pack_into
+_pack_u16 = U16.pack_into
+_protect = lib.srtp_protect
+
+
+class LegRoute(Route):
+    """A route to a client."""
+
+    __slots__ = (
+        "budget",
+        "buffer",
+        "leg",
+        "resent",
+        "resent_bytes",
+        "ring",
+        "rtx_sequence",
+        "rtx_ssrc",
+        "send",
+        "ssrc",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        is_video: bool,
+        drops: Drops,
+        leg: Leg,
+        ssrc: int,
+        rtx_ssrc: int,
+        buffer: SrtpBuffer,
+        send: Send,
+        resends: bool,
+    ) -> None:
+        super().__init__(is_video=is_video, drops=drops)
+        self.leg = leg
+        self.ssrc = ssrc
+        self.rtx_ssrc = rtx_ssrc
+        self.buffer = buffer
+        self.send = send
+        self.ring = Ring(VIDEO_SLOTS if is_video else AUDIO_SLOTS) if resends else None
+        self.budget = ResendBudget()
+        self.rtx_sequence = random.getrandbits(15)
+        self.resent = self.resent_bytes = 0
+        # SRTP state of an SSRC outlives its consumer: go on with its numbers, or nonces would repeat
+        last = leg.last_numbers.get(ssrc)
+        if last is not None:
+            self.numbers = NumberMap(last[0] + 1)
+            self.rtx_sequence = last[1]
+
+    def close(self) -> None:
+        self.stop()
+        self.leg.last_numbers[self.ssrc] = (self.numbers.last_out, self.rtx_sequence)
+
+    def emit(
+        self, packet: Packet, is_red: bool, sequence: int, timestamp: int, picture: int, tl0: int
+    ) -> None:
+        binding, leg = self.binding, self.leg
+        srtp = leg.srtp
+        if srtp is None or binding is None:
+            self.drops.count(DropReason.NOT_CONNECTED)
+            return
+        codec = binding.codecs.get(packet.payload_type)
+        if codec is None:
+            self.drops.count(DropReason.NO_CODEC)
+            return
+        payload = packet.payload
+        if is_red:
+            try:
+                payload = outgoing_payload(packet, codec, is_red)
+            except opus.RedError:
+                self.drops.count(DropReason.MALFORMED_PAYLOAD)
+                return
+        plan = binding.plan
+        block = plan.plain if packet.elements is None else plan.block(packet.elements)
+        start = 12 + len(block)
+        end = start + len(payload)
+        if end > MAX_PLAIN:
+            self.drops.count(DropReason.OVERSIZE)
+            return
+        buffer = self.buffer
+        view = buffer.view
+        marker_type = packet.marker | codec.payload_type
+        transport_seq = 0
+        if block:
+            _pack_header(view, 0, 0x90, marker_type, sequence, timestamp, self.ssrc)
+            view[12:start] = block
+            if plan.transport_at:
+                leg.transport_seq = transport_seq = (leg.transport_seq + 1) & 0xFFFF
+                _pack_u16(view, 17 if block[0] == 0xBE else 18, transport_seq)
+        else:
+            _pack_header(view, 0, 0x80, marker_type, sequence, timestamp, self.ssrc)
+        view[start:end] = payload
+        picture_at = packet.picture_at
+        if picture_at >= 0:
+            if packet.picture_mask == 0x7F:
+                view[start + picture_at] = picture
+            else:
+                _pack_u16(view, start + picture_at, picture | 0x8000)
+            if packet.tl0_at >= 0:
+                view[start + packet.tl0_at] = tl0
+        ring = self.ring
+        if ring is not None:
+            ring.slots[sequence & ring.mask] = (
+                sequence, marker_type, timestamp, payload, picture_at, picture, packet.picture_mask,
+                packet.tl0_at, tl0, block, transport_seq,
+            )  # fmt: skip
+        self.packets += 1
+        self.bytes += end
+        self.octets += len(payload)
+        size = buffer.size
+        size[0] = end
+        if _protect(srtp.send, buffer.memory, size) != OK:
+            self.drops.count(DropReason.SRTP_FAILED)
+            return
+        leg.bytes_out += end
+        self.send(view[: size[0]], leg.address)
+
+    # ------------------------------------------------------------ retransmission
+
+    def resend(self, sequence: int, now_ms: float) -> bool:
+        """Answer a NACK for this number: by RTX (RFC 4588), or without RTX by the very same packet."""
+        ring, binding, srtp = self.ring, self.binding, self.leg.srtp
+        sent = ring.find(sequence) if ring is not None else None
+        if ring is None or sent is None or srtp is None or binding is None:
+            self.drops.count(DropReason.NACK_MISS)
+            return False
+        if not ring.may_resend(sequence, now_ms, max(MIN_RESEND_INTERVAL_MS, self.leg.rtt_ms)):
+            self.drops.count(DropReason.NACK_TOO_SOON)
+            return False
+        if not self.budget.take(now_ms):
+            self.drops.count(DropReason.NACK_LIMIT)
+            return False
+        rtx_type = -1
+        if self.rtx_ssrc:
+            for codec in binding.codecs.values():
+                if codec.payload_type == sent.marker_type & 0x7F:
+                    rtx_type = codec.rtx_type
+                    break
+        view = self.buffer.view
+        if rtx_type >= 0:
+            plan = binding.rtx_plan
+            block = plan.plain
+            at = 12 + len(block) + 2
+            self.rtx_sequence = (self.rtx_sequence + 1) & 0xFFFF
+            _pack_header(
+                view, 0, 0x90 if block else 0x80, sent.marker_type & 0x80 | rtx_type, self.rtx_sequence,
+                sent.timestamp, self.rtx_ssrc,
+            )  # fmt: skip
+            view[12 : at - 2] = block
+            if plan.transport_at:
+                self.leg.transport_seq = (self.leg.transport_seq + 1) & 0xFFFF
+                _pack_u16(view, 12 + plan.transport_at, self.leg.transport_seq)
+            _pack_u16(view, at - 2, sequence)
+        else:
+            # byte for byte the same: another header under the same SRTP index would reuse a GCM nonce
+            block = sent.extension
+            at = 12 + len(block)
+            _pack_header(
+                view, 0, 0x90 if block else 0x80, sent.marker_type, sequence, sent.timestamp, self.ssrc
+            )
+            view[12:at] = block
+            if block and binding.plan.transport_at:
+                _pack_u16(view, 17 if block[0] == 0xBE else 18, sent.transport_seq)
+        end = at + len(sent.payload)
+        if end > MAX_PLAIN:
+            self.drops.count(DropReason.OVERSIZE)
+            return False
+        view[at:end] = sent.payload
+        patch_pictures(view, at, sent.picture_at, sent.picture_id, sent.picture_mask, sent.tl0_at, sent.tl0)
+        self.buffer.size[0] = end
+        if _protect(srtp.send, self.buffer.memory, self.buffer.size) != OK:
+            self.drops.count(DropReason.SRTP_FAILED)
+            return False
+        self.resent += 1
+        self.resent_bytes += end
+        self.leg.bytes_out += end
+        self.send(view[: self.buffer.size[0]], self.leg.address)
+        return True
