@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-import mimetypes
 from pathlib import Path
 
 from aiohttp import hdrs, web
 
 from signaling.openapi import operation
 
-# The system's table differs between machines, and nosniff refuses JavaScript that is called text/plain.
-for _type, _suffix in (
-    ("text/javascript", ".js"),
-    ("text/javascript", ".mjs"),
-    ("text/css", ".css"),
-    ("image/svg+xml", ".svg"),
-    ("font/woff2", ".woff2"),
-    ("application/wasm", ".wasm"),
-    ("application/manifest+json", ".webmanifest"),
-):
-    mimetypes.add_type(_type, _suffix)
+# Our own table: the system's differs between machines, and nosniff refuses JavaScript called text/plain.
+_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".mjs": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".json": "application/json",
+    ".map": "application/json",
+    ".svg": "image/svg+xml",
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".webp": "image/webp",
+    ".ico": "image/x-icon",
+    ".woff2": "font/woff2",
+    ".wasm": "application/wasm",
+    ".mp3": "audio/mpeg",
+    ".ogg": "audio/ogg",
+    ".wav": "audio/wav",
+    ".txt": "text/plain; charset=utf-8",
+    ".webmanifest": "application/manifest+json",
+}
 
 DIST: web.AppKey[Path] = web.AppKey("dist", Path)
 _RESERVED = ("api", "rtc", "twirp", "ws", "metrics", "healthz", "readyz")
@@ -54,6 +63,7 @@ async def page(request: web.Request) -> web.StreamResponse:
             )
     # FileResponse answers ranges and If-Modified-Since, and sends a .br or .gz that lies beside the file.
     response = web.FileResponse(found)
+    response.headers[hdrs.CONTENT_TYPE] = _TYPES.get(found.suffix, "application/octet-stream")
     # Files under assets/ carry a hash of their content in their names.
     forever = found.parent == root / "assets"
     response.headers[hdrs.CACHE_CONTROL] = "public, max-age=31536000, immutable" if forever else "no-cache"
