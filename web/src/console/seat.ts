@@ -38,6 +38,7 @@ export function takeSeat(meeting: string, observe: boolean) {
     })
   )
   let closed = false
+  let askedAgain = false
   let retry: ReturnType<typeof setTimeout> | null = null
 
   async function open(): Promise<void> {
@@ -52,6 +53,11 @@ export function takeSeat(meeting: string, observe: boolean) {
       return
     }
     if (closed) return
+    // A reload may find the seat still held by the page that was just here: ask once more, then leave it to the person.
+    if (!got.occupies && !observe && !askedAgain) {
+      askedAgain = true
+      retry = setTimeout(() => void open(), 4_000)
+    }
     if (got.occupies) {
       void capture.open('camera')
       void capture.open('microphone')
@@ -70,5 +76,5 @@ export function takeSeat(meeting: string, observe: boolean) {
   onScopeDispose(close)
   void open()
 
-  return { session, version, occupies, identity, failure, faults, capture, close }
+  return { session, version, occupies, identity, failure, faults, capture, mayOccupy: !observe, takeSeat: open, close }
 }

@@ -229,6 +229,7 @@ export default {
   camOn: 'Camera on',
   camOff: 'Camera off',
   observer: 'View only',
+  takeSeat: 'Take the seat',
   observerNote: 'Another computer occupies the main venue; this one only watches',
   replaced: "Another computer took over the main venue's seat",
   takeBack: 'Take it back',

@@ -238,6 +238,7 @@ export default {
   camOn: '开摄像头',
   camOff: '关摄像头',
   observer: '只看不发',
+  takeSeat: '占用主会场',
   observerNote: '主会场已由另一台电脑占用，本台只看不发',
   replaced: '主会场席位已被另一台电脑接管',
   takeBack: '夺回席位',
