@@ -385,5 +385,5 @@ def _add_capability(client: models.ClientInfo, text: str) -> None:
     known = models.ClientInfo.Capability
     if text in known.keys():  # noqa: SIM118 (an enum wrapper, not a dict)
         client.capabilities.append(known.Value(text))  # type: ignore[arg-type]
-    elif _small_number(text) in known.values():
+    elif _small_number(text) and _small_number(text) in known.values():
         client.capabilities.append(_small_number(text))  # type: ignore[arg-type]

@@ -292,7 +292,7 @@ class Room:
                 track.source,
                 track.sid,
                 tap.path,
-                track.info.mime_type,
+                track.tapped_mime,
             )
 
     def _stop_tap(self, track: Track) -> None:

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 
 import structlog
-from aiohttp import WSMsgType, web
+from aiohttp import WebSocketError, WSMsgType, web
 from livekit.protocol import rtc
 
 from core import counters
@@ -100,6 +100,9 @@ class Session:
             if frame.type is not WSMsgType.BINARY:
                 if frame.type is WSMsgType.TEXT:
                     self._refuse("livekit_text", "text messages are not served")
+                elif frame.type is WSMsgType.ERROR and isinstance(frame.data, WebSocketError):
+                    big = frame.data.code == TOO_BIG
+                    counters.refused("livekit_message_size" if big else "livekit_frame")
                 return
             if not self._rate.take(now):
                 self._refuse("livekit_rate", "too many messages")

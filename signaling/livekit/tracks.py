@@ -109,6 +109,11 @@ class Track:
         return max(1, len(self.rtp.encodings)) if self.rtp is not None else 1
 
     @property
+    def tapped_mime(self) -> str:
+        """What a dump holds: the relay takes RED off (RFC 2198)."""
+        return "audio/opus" if self.info.mime_type == "audio/red" else self.info.mime_type
+
+    @property
     def codec(self) -> str:
         return self.info.mime_type.partition("/")[2].lower()
 

@@ -44,29 +44,52 @@ class Client:
 
         on("participant_connected", lambda p: say("participant_connected", identity=p.identity))
         on("participant_disconnected", lambda p: say("participant_disconnected", identity=p.identity))
-        on("track_published", lambda pub, p: say("track_published", identity=p.identity, sid=pub.sid, source=int(pub.source), muted=pub.muted))  # noqa: E501
+        on(
+            "track_published",
+            lambda pub, p: say(
+                "track_published", identity=p.identity, sid=pub.sid, source=int(pub.source), muted=pub.muted
+            ),
+        )  # noqa: E501
         on("track_unpublished", lambda pub, p: say("track_unpublished", identity=p.identity, sid=pub.sid))
-        on("track_unsubscribed", lambda t, pub, p: say("track_unsubscribed", identity=p.identity, sid=pub.sid))
-        on("track_subscription_failed", lambda p, sid, error: say("subscription_failed", sid=sid, error=str(error)))
+        on(
+            "track_unsubscribed",
+            lambda t, pub, p: say("track_unsubscribed", identity=p.identity, sid=pub.sid),
+        )
+        on(
+            "track_subscription_failed",
+            lambda p, sid, error: say("subscription_failed", sid=sid, error=str(error)),
+        )
         on("track_muted", lambda p, pub: say("track_muted", identity=p.identity, sid=pub.sid))
         on("track_unmuted", lambda p, pub: say("track_unmuted", identity=p.identity, sid=pub.sid))
-        on("active_speakers_changed", lambda speakers: say("speakers", identities=[s.identity for s in speakers]))
+        on(
+            "active_speakers_changed",
+            lambda speakers: say("speakers", identities=[s.identity for s in speakers]),
+        )
         on("connection_quality_changed", lambda p, q: say("quality", identity=p.identity, quality=int(q)))
-        on("participant_metadata_changed", lambda p, old, new: say("metadata", identity=p.identity, metadata=p.metadata))  # noqa: E501
-        on("participant_attributes_changed", lambda changed, p: say("attributes", identity=p.identity, attributes=dict(p.attributes)))  # noqa: E501
+        on(
+            "participant_metadata_changed",
+            lambda p, old, new: say("metadata", identity=p.identity, metadata=p.metadata),
+        )  # noqa: E501
+        on(
+            "participant_attributes_changed",
+            lambda changed, p: say("attributes", identity=p.identity, attributes=dict(p.attributes)),
+        )  # noqa: E501
         on("room_metadata_changed", lambda old, new: say("room_metadata", metadata=new))
         on("local_track_subscribed", lambda track: say("local_track_subscribed", sid=track.sid))
         on("local_track_published", lambda pub, t: say("local_track_published", sid=pub.sid))
         on("reconnecting", lambda: say("reconnecting"))
         on("reconnected", lambda: say("reconnected"))
         on("disconnected", lambda reason: say("disconnected", reason=int(reason)))
-        on("data_received", lambda packet: say(
-            "data",
-            text=packet.data.decode(),
-            topic=packet.topic,
-            identity=packet.participant.identity if packet.participant else None,
-            kind=int(packet.kind),
-        ))
+        on(
+            "data_received",
+            lambda packet: say(
+                "data",
+                text=packet.data.decode(),
+                topic=packet.topic,
+                identity=packet.participant.identity if packet.participant else None,
+                kind=int(packet.kind),
+            ),
+        )
         on("track_subscribed", self.on_track)
         options = rtc.RoomOptions(
             auto_subscribe=self.options.get("auto_subscribe", True),
@@ -91,7 +114,13 @@ class Client:
 
     def on_track(self, track: Any, publication: Any, participant: Any) -> None:
         kind = "video" if track.kind == rtc.TrackKind.KIND_VIDEO else "audio"
-        say("track_subscribed", identity=participant.identity, sid=publication.sid, kind=kind, source=int(publication.source))
+        say(
+            "track_subscribed",
+            identity=participant.identity,
+            sid=publication.sid,
+            kind=kind,
+            source=int(publication.source),
+        )
         if kind == "video":
             self.spawn(self.watch(track, participant.identity, publication.sid))
         else:
@@ -106,7 +135,15 @@ class Client:
                 frame = event.frame
                 pixels = np.frombuffer(frame.data, dtype=np.uint8).reshape(frame.height, frame.width, 4)
                 colour = [int(value) for value in pixels[::8, ::8, :3].reshape(-1, 3).mean(axis=0)]
-                say("picture", identity=identity, sid=sid, width=frame.width, height=frame.height, colour=colour, count=count)
+                say(
+                    "picture",
+                    identity=identity,
+                    sid=sid,
+                    width=frame.width,
+                    height=frame.height,
+                    colour=colour,
+                    count=count,
+                )
         say("picture_end", identity=identity, sid=sid)
 
     async def listen(self, track: Any, identity: str, sid: str) -> None:
@@ -136,8 +173,16 @@ class Client:
             except Exception as error:
                 say("failed", command=name, error=repr(error))
 
-    async def do_video(self, colour: list[int], name: str = "camera", simulcast: bool = True, source: int = 1,
-                       width: int = WIDTH, height: int = HEIGHT, codec: int | None = None) -> None:
+    async def do_video(
+        self,
+        colour: list[int],
+        name: str = "camera",
+        simulcast: bool = True,
+        source: int = 1,
+        width: int = WIDTH,
+        height: int = HEIGHT,
+        codec: int | None = None,
+    ) -> None:
         video = rtc.VideoSource(width, height)
         track = rtc.LocalVideoTrack.create_video_track(name, video)
         options = rtc.TrackPublishOptions(source=source, simulcast=simulcast)
@@ -184,7 +229,9 @@ class Client:
         track = self.publications[name].track
         track.mute() if muted else track.unmute()
 
-    async def do_data(self, text: str, reliable: bool = True, to: list[str] | None = None, topic: str = "t") -> None:
+    async def do_data(
+        self, text: str, reliable: bool = True, to: list[str] | None = None, topic: str = "t"
+    ) -> None:
         await self.room.local_participant.publish_data(
             text, reliable=reliable, destination_identities=to or [], topic=topic
         )
