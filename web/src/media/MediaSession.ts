@@ -52,6 +52,7 @@ export interface SessionOptions {
 }
 
 const PUBLISH_RETRY_MS = 3000
+const PUBLISH_LIMIT_MS = 15_000
 const LAYER_180P = new VideoPreset(320, 180, 150_000, 15)
 const LAYER_360P = new VideoPreset(640, 360, 500_000, 25)
 const LAYER_720P = new VideoPreset(1280, 720, 1_700_000, 25)
@@ -324,7 +325,7 @@ export class MediaSession {
         this.token = token
       }
       await this.join()
-      return true
+      return generation !== this.generation || this.current === 'connected'
     } catch {
       return this.closed || this.current === 'lost'
     }
@@ -353,7 +354,9 @@ export class MediaSession {
       return
     }
     this.set('connected')
-    await this.publishAll()
+    // Not awaited: livekit-client's publishTrack may never settle when the room goes away under it.
+    this.publishing = Promise.resolve()
+    this.publishAll()
     this.blocked = !room.canPlaybackAudio
     this.changed()
   }
@@ -463,13 +466,15 @@ export class MediaSession {
     }
   }
 
-  private async publishAll(): Promise<void> {
-    await Promise.allSettled([this.publishDevice('camera'), this.publishDevice('microphone'), this.publishScreen()])
+  private publishAll(): void {
+    void this.publishDevice('camera')
+    void this.publishDevice('microphone')
+    void this.publishScreen().catch(() => undefined)
   }
 
   /** Brings what is sent for one device in line with what the capture holds. Serialised: one at a time. */
   private publishDevice(kind: CaptureKind): Promise<void> {
-    const step = this.publishing.then(() => this.publishDeviceNow(kind))
+    const step = this.publishing.then(() => Promise.race([this.publishDeviceNow(kind), tooLate(PUBLISH_LIMIT_MS)]))
     this.publishing = step.catch(() => {
       // The server was busy or just going away. Still in the room after a while: try again.
       setTimeout(() => {
@@ -599,6 +604,10 @@ export class MediaSession {
     this.options.onChange()
     for (const listener of [...this.listeners]) listener()
   }
+}
+
+function tooLate(ms: number): Promise<never> {
+  return new Promise((_, reject) => setTimeout(() => reject(new Error(`not done within ${ms} ms`)), ms))
 }
 
 /** Size wishes that are registered with livekit-client's adaptive stream, by track. */
