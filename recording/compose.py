@@ -146,8 +146,10 @@ class _Film:
         self._written += len(samples)
 
 
-def sound_frame(samples: Samples, at: int) -> AudioFrame:
-    frame = AudioFrame.from_ndarray(np.ascontiguousarray(samples.T), format="fltp", layout="stereo")
+def sound_frame(samples: Samples, at: int, layout: str = "stereo") -> AudioFrame:
+    """``at``: number of the first sample.  ``layout`` "mono" mixes both channels."""
+    planes = samples.T if layout == "stereo" else samples.mean(axis=1, keepdims=True).T
+    frame = AudioFrame.from_ndarray(np.ascontiguousarray(planes), format="fltp", layout=layout)
     frame.sample_rate = RATE
     frame.pts, frame.time_base = at, Fraction(1, RATE)
     return frame
