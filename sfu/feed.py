@@ -166,7 +166,7 @@ class Feed:
                         return
                     self.receive(packet, recovered)
                     return
-                if self.nack is not None and self.nack.found(ext) and recovered:
+                if self.nack is not None and self.nack.found(ext, now_ms) and recovered:
                     self.recovered += 1
         self._seen[ext & (SEEN - 1)] = ext
         packet.ext_seq = ext

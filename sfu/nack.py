@@ -7,18 +7,22 @@ MAX_TRIES = 8
 MAX_AGE_MS = 1500.0
 REORDER_PACKETS = 3  # reordering beyond that is rarer than loss
 REORDER_MS = 20.0
+MIN_INTERVAL_MS = 40.0
+FIRST_RTT_MS = 60.0
+MAX_RTT_MS = 500.0
 
 
 class NackTracker:
     """Missing packets of one feed, by unwrapped sequence number."""
 
-    __slots__ = ("given_up", "missing", "newly_missing", "overflowed")
+    __slots__ = ("given_up", "missing", "newly_missing", "overflowed", "rtt_ms")
 
     def __init__(self) -> None:
         self.missing: dict[int, list[float]] = {}  # ext_seq → [since_ms, asked_ms, tries]
         self.newly_missing = False  # some were never asked for
         self.overflowed = False
         self.given_up = 0
+        self.rtt_ms = FIRST_RTT_MS  # a client that only sends never tells it: learnt from our own questions
 
     def gap(self, first: int, end: int, now_ms: float) -> None:
         """Numbers ``first`` … ``end - 1`` have been jumped over."""
@@ -32,18 +36,26 @@ class NackTracker:
             self.missing[ext_seq] = [now_ms, 0.0, 0]
         self.newly_missing = True
 
-    def found(self, ext_seq: int) -> bool:
+    def found(self, ext_seq: int, now_ms: float) -> bool:
         """A late packet came; True if it was missed."""
-        return self.missing.pop(ext_seq, None) is not None
+        state = self.missing.pop(ext_seq, None)
+        if state is None:
+            return False
+        _, asked_ms, tries = state
+        if tries == 1:
+            self.rtt_ms += (now_ms - asked_ms - self.rtt_ms) / 4
+        elif tries > 1:  # which question was answered is unknown (Karn): perhaps we ask too soon
+            self.rtt_ms = min(MAX_RTT_MS, self.rtt_ms * 1.1)
+        return True
 
     def due(self, highest: int, now_ms: float, rtt_ms: float) -> list[int]:
-        """16-bit numbers to ask for now, oldest first."""
+        """16-bit numbers to ask for now, oldest first.  ``rtt_ms`` by reports, 0 = unknown."""
         if not self.missing:
             return []
         asked: list[int] = []
         gone: list[int] = []
         # a little more than a round trip, or we ask again for what is already coming
-        interval_ms = max(40.0, rtt_ms * 1.2)
+        interval_ms = max(MIN_INTERVAL_MS, (rtt_ms or self.rtt_ms) * 1.2)
         waiting = False
         for ext_seq, state in self.missing.items():
             since_ms, asked_ms, tries = state

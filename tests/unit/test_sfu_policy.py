@@ -60,12 +60,27 @@ def test_nack_waits_for_reordering_and_gives_up() -> None:
     assert tracker.due(14, 3, 100) == [11]
     assert tracker.due(14, 100, 100) == []
     assert tracker.due(14, 130, 100) == [10, 11]
-    assert tracker.found(10)
-    assert not tracker.found(10)
+    assert tracker.found(10, 131)
+    assert not tracker.found(10, 131)
     asked = sum(bool(tracker.due(20, ms, 40)) for ms in range(200, 5000, 10))
     assert asked <= MAX_TRIES
     assert tracker.missing == {}
     assert tracker.given_up == 1
+
+
+def test_nack_learns_how_long_answers_take() -> None:
+    for rtt_ms in (5, 200):
+        tracker, now_ms = NackTracker(), 0.0
+        asked = 0
+        for lost in range(100, 400, 5):
+            tracker.gap(lost, lost + 1, now_ms)
+            asked = 0
+            for step in range(rtt_ms):
+                asked += len(tracker.due(lost + 9, now_ms + step, 0))
+            now_ms += rtt_ms
+            assert tracker.found(lost, now_ms)
+        assert asked == 1  # not again what is on its way
+        assert tracker.rtt_ms == pytest.approx(rtt_ms, rel=0.3)
 
 
 def test_nack_asks_after_a_while_when_nothing_more_comes() -> None:
