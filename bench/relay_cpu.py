@@ -127,7 +127,7 @@ def run(publishers: int, subscribers: int, packets: int, profile: str | None) ->
     forwarded = counters["lianxin_packets_total", "out", "video"]
     expected = publishers * subscribers * (packets // BURST * BURST)
     assert forwarded == expected, f"{forwarded} of {expected} forwarded; drops: {drops.counters()}"
-    if profiler is not None:
+    if profiler is not None and profile is not None:
         profiler.dump_stats(profile)
     for own in (sock, drain, *sinks, *(own for own, _ in senders)):
         own.close()
