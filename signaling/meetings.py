@@ -11,10 +11,10 @@ from core import counters
 from core.errors import LianxinError
 from rooms import views
 from rooms.commands import COMMAND, AnyCommand, Command, VenueId
+from rooms.facts import may_enter
 from rooms.model import CONSOLE_PREFIX, Room
 from rooms.policy import Actor, sees
 from rooms.refusals import Refused
-from rooms.room import may_enter
 from rooms.seed import ROOT
 from signaling import keys, shapes
 from signaling.http import read_model, read_value

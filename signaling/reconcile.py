@@ -25,9 +25,9 @@ from rooms.commands import (
 )
 from rooms.directory import MEETING_PREFIX, Change, RoomDirectory
 from rooms.events import Happened
+from rooms.facts import may_enter
 from rooms.model import CONSOLE_PREFIX, Recording, Room, Status
 from rooms.plan import MediaPlan, diff
-from rooms.room import may_enter
 
 log = structlog.get_logger(__name__)
 

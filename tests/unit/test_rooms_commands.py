@@ -40,9 +40,10 @@ from rooms.commands import (
     WithdrawRequest,
 )  # fmt: skip
 from rooms.events import Happened
+from rooms.facts import may_enter
 from rooms.model import AfterFloor, MeetingStatus, Reason, Room, Rules, Status, decode, encode
 from rooms.refusals import REFUSALS, Refused
-from rooms.room import apply, may_enter, next_deadline, open_room
+from rooms.room import apply, next_deadline, open_room
 
 MAIN, A, B, C, D = "340000", "340100", "340200", "340300", "340400"
 NOW = 1_000.0
@@ -110,7 +111,7 @@ REFUSED: list[tuple[str, Callable[[], Room], Command, str]] = [
     ("leave unlisted", meeting, Leave(venue=D), "not_in_meeting"),
     ("leave for nobody", meeting, Leave(), "venue_required"),
 ]  # fmt: skip
-ANY = [
+ANY: list[Command] = [
     Call(), Call(venue=A), HangUp(venue=A), Broadcast(venue=A), StopBroadcast(), GiveFloor(venue=A),
     FreeDiscussion(), RequestFloor(venue=A), WithdrawRequest(venue=A), Mute(venue=A), Unmute(venue=A),
     Unmute(), MuteAll(), Lock(), Unlock(), StartRecording(), StopRecording(), Answer(venue=A, accept=True),
@@ -350,6 +351,11 @@ def test_what_the_chair_says_during_the_floor_holds_after_it() -> None:
 def test_giving_the_floor_again_opens_the_holder() -> None:
     room = play(meeting(), GiveFloor(venue=A), Mute(venue=A), GiveFloor(venue=A))
     assert A not in muted(room)
+
+
+def test_giving_the_floor_again_does_not_forget_that_the_holder_had_been_muted() -> None:
+    room = play(meeting(), Mute(venue=A), GiveFloor(venue=A), GiveFloor(venue=A), FreeDiscussion())
+    assert muted(room) == {A}
 
 
 def test_mute_all_spares_main_venue_and_holder_and_holds_after_the_floor() -> None:
