@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -55,7 +56,7 @@ def make_config(tmp_path: Path, overrides: Overrides) -> Any:
     (dist / "assets").mkdir(parents=True, exist_ok=True)
     (dist / "index.html").write_text("<!doctype html><title>连心</title>", "utf-8")
     (dist / "assets" / "app-1a2b.js").write_text("export {};" * 100)
-    (dist / "assets" / "app-1a2b.js.gz").write_bytes(b"\x1f\x8b packed")
+    (dist / "assets" / "app-1a2b.js.gz").write_bytes(gzip.compress(b"export {};" * 100))
     (tmp_path / "secret.txt").write_text("secret")
     (dist / "link.txt").symlink_to(tmp_path / "secret.txt")
     return load_config(
