@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import pytest
@@ -164,10 +165,14 @@ async def test_commands_are_refused_undone_and_facts_kept_while_nothing_can_be_s
 async def test_rings_again_by_the_clock(ground: Ground, directory: RoomDirectory) -> None:
     meeting = (await directory.open(HOST, "会议", MAIN, [A])).meeting_id
     await directory.command(meeting, HOST, Call(venue=A))
+
+    def rang(times: int) -> bool:
+        return bool(seat(directory, meeting, A).rings == times)
+
     for rings in (2, 3, 4):
         await asleep(ground.clock)
         ground.clock.advance(30)
-        await settled(directory, lambda rings=rings: seat(directory, meeting, A).rings == rings)
+        await settled(directory, partial(rang, rings))
     await asleep(ground.clock)
     ground.clock.advance(30)
     await settled(directory, lambda: seat(directory, meeting, A).status is Status.LEFT)

@@ -56,7 +56,7 @@ async def test_a_venue_is_called_answers_and_asks_for_the_floor(conference: Conf
     console = await conference.page("host", meeting)
     await console.until(lambda v: v["meeting"]["venues"][A]["online"])
     await venue.until(lambda v: meeting in v["meetings"])
-    assert venue.view["meeting"] is None
+    assert not venue.view["meeting"]
     await console.command(meeting, type="call", venue=A)
     await venue.until(lambda v: v["meeting"] and v["meeting"]["venues"][A]["status"] == "calling")
     assert set(venue.view["meeting"]["venues"]) == {MAIN, A}
@@ -120,7 +120,7 @@ async def test_a_page_that_does_not_read_skips_states_and_ends_up_right(conferen
         sent += 1
         await send(text)
 
-    hub_page.socket.send_str = blocked  # type: ignore[method-assign]
+    hub_page.socket.send_str = blocked  # type: ignore[method-assign, assignment]
     console = await conference.page("host", meeting)
     await console.until(lambda v: v["meeting"])
     for _ in range(10):

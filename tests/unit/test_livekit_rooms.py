@@ -327,13 +327,23 @@ async def test_viewers_choose_layers_and_the_sender_hears_what_is_needed(
 
 
 async def test_a_tapped_track_keeps_its_highest_layer(start_livekit: Start, fake_node: FakeNode) -> None:
-    server, rules, _ = await mounted(start_livekit, fake_node)
+    clock = FakeClock()
+    server, rules, _ = await mounted(start_livekit, fake_node, clock=clock)
     rules.taps[("ann", "camera")] = "dump"
     ann = await server.join("mt_1", "ann")
     await publish_camera(ann)
-    await ann.quiet()
-    updates = [m.subscribed_quality_update for m in ann.received if m.HasField("subscribed_quality_update")]
-    assert all(quality.enabled for quality in updates[-1].subscribed_codecs[0].qualities)
+    for _ in range(2):
+        for _ in range(7):
+            clock.advance(1)
+            await ann.quiet()
+            server.media.tick(clock.monotonic())
+        updates = [m.subscribed_quality_update for m in ann.received if m.HasField("subscribed_quality_update")]
+        enabled = [[q.enabled for q in u.subscribed_codecs[0].qualities] for u in updates]
+        if "dump" in rules.taps.values():
+            assert enabled == []  # all layers, as the client began
+        rules.taps.clear()
+        server.media.refresh("mt_1")
+    assert enabled == [[False, False, False]]
 
 
 # ---------------------------------------------------------------- plain rooms
@@ -489,7 +499,7 @@ async def test_who_does_not_come_back_is_out(start_livekit: Start, fake_node: Fa
     for client in (ann, bob):
         fake_node.emit(TransportState(f"{client.received[0].join.participant.sid}:down", "connected"))
     await ann.ws.close()
-    while server.media.rooms["mt_1"].participants["ann"].session is not None:
+    while server.media.rooms["mt_1"].participants["ann"].session is not None:  # noqa: ASYNC110
         await asyncio.sleep(0)
     clock.advance(19)
     await bob.quiet()
