@@ -23,6 +23,8 @@ _AHEAD = 4_800  # decoded this far beyond what is asked, so that an end can stil
 _JUMP = 2_880  # 60 ms off its place: moved at once; less is drift
 _DRIFT = 240  # 5 ms off its place: stretched by STRETCH a frame until it is right again
 _STRETCH = 4
+_FAR = 960  # 20 ms off: STRETCH_FAR, one percent
+_STRETCH_FAR = 10
 _MAX_GAP = 10 * RATE
 SILENCE_DB = -90.0
 
@@ -91,7 +93,8 @@ class Voice:
                     self._due = timestamp + length
                     return  # wholly in a time that has been filled
             elif abs(off) > _DRIFT and length > 100:
-                samples = _stretched(samples, length + (_STRETCH if off > 0 else -_STRETCH))
+                step = _STRETCH_FAR if abs(off) > _FAR else _STRETCH
+                samples = _stretched(samples, length + (step if off > 0 else -step))
         if fresh:
             self._fade_out()
             samples = samples.copy()

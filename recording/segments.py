@@ -33,8 +33,9 @@ _JUMP_MS = 1500.0  # the timestamps went on without the time (or the reverse): a
 _OFFSET_WINDOW_MS = 30_000.0
 _SAME_CLOCK_MS = 2000.0
 _REPORT_EVERY_MS = 900.0  # closer ones add nothing
-# Ordinary crystals differ by less; a slope beyond is a jump between two reports.
-_MAX_SKEW = 0.005
+# Crystals differ by far less, but a busy browser's reports of audio wander by tens of ms; beyond this a
+# slope is a jump between two reports.
+_MAX_SKEW = 0.02
 
 
 @dataclass(frozen=True, slots=True)
