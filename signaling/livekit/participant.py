@@ -28,7 +28,7 @@ from signaling.livekit import messages, sdp
 from signaling.livekit.limits import Bucket
 from signaling.livekit.peers import AnsweringPeer, OfferingPeer
 from signaling.livekit.token import Claims
-from signaling.livekit.tracks import Subscription, Track, TrackSetting, track_info
+from signaling.livekit.tracks import LayerDemand, Subscription, Track, TrackSetting, track_info
 
 if TYPE_CHECKING:
     from signaling.livekit.room import Room
@@ -226,6 +226,7 @@ class Participant:
             self.room.post(CloseProducer(old))
             self.room.forget_producer(old)
             self.room.restart_tap(track)
+            track.demand = LayerDemand()
         self.show_mute(track)
         self.changed()
         if old is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import structlog
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 MAX_FRUITLESS = 5
+MAX_SLOTS = 100  # of a subscriber connection: beyond it, sections are used again whatever the client is
 LABELS = ("_reliable", "_lossy")
 
 
@@ -40,6 +41,7 @@ class Slot:
     direction: str = "inactive"  # as last negotiated; a slot is filled only after it was inactive
     rejected: bool = False
     usable: bool = True  # of /rtc/v1: the client's last offer would receive in it
+    carried: set[str] = field(default_factory=set)  # sids of the tracks that it has carried so far
 
     @property
     def free(self) -> bool:
@@ -350,13 +352,21 @@ class OfferingPeer(Peer):
             if not self.participant.can_decode(track, codecs):
                 self.participant.cannot_subscribe(track)
                 continue
-            slot = next((slot for slot in self.slots if slot.free and slot.kind is track.kind), None)
+            slot = self._free_slot(track)
             if slot is None:
                 slot = Slot(str(self._next_mid), track.kind)
                 self._next_mid += 1
                 self.slots.append(slot)
+            slot.carried.add(track.sid)
             slot.subscription = self.participant.subscription(track)
             slot.subscription.mid = slot.mid
+
+    def _free_slot(self, track: Track) -> Slot | None:
+        """The Rust core announces each (mid, stream id) once: there a track never returns to its old mid."""
+        free = [slot for slot in self.slots if slot.free and slot.kind is track.kind]
+        if self.participant.client.sdk == models.ClientInfo.SDK.JS or len(self.slots) >= MAX_SLOTS:
+            return free[0] if free else None
+        return next((slot for slot in free if track.sid not in slot.carried), None)
 
     def _offer(self) -> None:
         assert self.opened is not None

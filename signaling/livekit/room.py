@@ -324,6 +324,9 @@ class Room:
     def settle_demand(self, track: Track, now: float) -> None:
         if not track.published or track.kind.value != "video" or track.publisher.left:
             return
+        if track.demand.told is None:
+            # A client begins with all its layers, and does not know its new track yet when we answer.
+            track.demand.told = track.layers - 1
         highest = track.demand.update(track.wanted_layer(), now, self.limits.quality_down_delay_s)
         if highest is not None:
             track.publisher.send(track.quality_update(highest))
