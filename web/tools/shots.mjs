@@ -98,9 +98,10 @@ const SHOTS = {
   'console-keys': { scene: '19', run: async (page) => { await inMeeting(page); await page.keyboard.press('?'); await page.waitForTimeout(300) } }
 }
 
+const SIZES = [[1366, 768], [1920, 1080]]
 for (const [name, shot] of Object.entries(SHOTS)) {
   if (only && !name.includes(only)) continue
-  for (const [width, height] of [[1366, 768], [1920, 1080]]) {
+  for (const [width, height] of name.startsWith('signin') ? [...SIZES, [390, 844]] : SIZES) {
     Object.assign(server.state, { user: shot.user === null ? null : (shot.user ?? 'host'), scene: shot.scene ?? null, refuse: shot.refuse ?? null, silent: false, list: shot.list ?? [] })
     const context = await browser.newContext({ viewport: { width, height }, locale: 'zh-CN', permissions: ['camera', 'microphone'] })
     const page = await context.newPage()

@@ -1,10 +1,8 @@
 export default {
   product: 'Lianxin',
-  failed: 'That did not work',
   close: 'Close',
   cancel: 'Cancel',
   confirm: 'Confirm',
-  back: 'Back',
   retry: 'Try again',
   loading: 'Loading…',
   signOut: 'Sign out',

@@ -1,10 +1,8 @@
 export default {
   product: '连心视频会议',
-  failed: '操作没有成功',
   close: '关闭',
   cancel: '取消',
   confirm: '确定',
-  back: '返回',
   retry: '重试',
   loading: '正在载入…',
   signOut: '退出登录',

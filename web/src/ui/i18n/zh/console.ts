@@ -1,7 +1,6 @@
 export default {
   title: '主席控制台',
   // lobby
-  lobbyTitle: '会议',
   lobbyActive: '正在进行',
   lobbyEnded: '已结束',
   lobbyNone: '现在没有正在进行的会议',
@@ -70,7 +69,6 @@ export default {
   previewNote: '仅本席可见',
   previewNone: '未选会场',
   previewHint: '点选画面墙或会场列表中的一个会场',
-  freeNote: '自由讨论，各会场看主会场',
   picture: '{venue} 会场画面',
   take: '切换到播出',
   enterKey: '回车',
@@ -141,10 +139,8 @@ export default {
   lossDown: '下行丢包 {loss}%',
   content: '双流',
   contentNone: '无人共享',
-  contentOf: '{venue} 的双流画面',
   counties: '县区',
   firstTier: '省市会场',
-  pageOf: '第 {n} / {all} 屏',
   pageOnline: '在线 {n} / {all}',
   prevPage: '上一屏',
   nextPage: '下一屏',
