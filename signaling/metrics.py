@@ -21,7 +21,7 @@ from sfu.messages import Event, Report
 
 Labels = tuple[tuple[str, str], ...]
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a time series each, that nobody asks for
-BITRATE = "lianxin_rtp_bitrate_bits_per_second"
+BITRATE = "lianxin_rtp_bitrate_bps"
 LOSS = "lianxin_rtp_loss_ratio"
 _NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 
@@ -36,7 +36,7 @@ FAMILIES = {
         "Bytes of RTP packets with their headers, by direction and kind.",
     ),
     "lianxin_packets_lost_total": ("lianxin_rtp_packets_lost_total", "RTP packets lost, by direction."),
-    BITRATE: (BITRATE, "RTP bit rate of the last second, by direction and kind."),
+    BITRATE: (BITRATE, "RTP bit rate of the last second in bits per second, by direction and kind."),
     LOSS: (LOSS, "Share of RTP packets lost lately (0 to 1), mean over streams, by direction and kind."),
     "lianxin_nack_total": ("lianxin_nack_total", "NACK messages, by direction."),
     "lianxin_pli_total": ("lianxin_pli_total", "Key frames asked for (PLI or FIR), by direction."),

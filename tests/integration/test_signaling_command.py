@@ -10,6 +10,7 @@ import ssl
 import stat
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -187,10 +188,11 @@ async def test_tls_by_default_with_our_own_authority(tmp_path: Path) -> None:
         **os.environ, "LIANXIN_SERVER__HOST": "127.0.0.1", "LIANXIN_MEDIA__WORKERS": "0",
         "LIANXIN_MEDIA__UDP_PORT": "0",
     }  # fmt: skip
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "signaling", "serve", "--data", str(tmp_path), "--http-port", str(port),
-        cwd=ROOT, env=environ, stdout=subprocess.PIPE,
-    )  # fmt: skip
+    with (tmp_path / "stderr").open("wb") as errors:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "signaling", "serve", "--data", str(tmp_path), "--http-port", str(port),
+            cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=errors,
+        )  # fmt: skip
     try:
         assert process.stdout is not None
         async with asyncio.timeout(60):
@@ -204,13 +206,17 @@ async def test_tls_by_default_with_our_own_authority(tmp_path: Path) -> None:
                 assert (await response.json())["status"] == "ready"
             made = await asyncio.to_thread(lianxin, "keys", "--data", str(tmp_path))
             assert made.stdout.startswith("api_key: ")
-        # Plain HTTP on the TLS port is no exception either.
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(b"GET / HTTP/1.1\r\n\r\n")
-        writer.close()
+        for noise in (b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00", b""):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(noise)
+            writer.write_eof()
+            with suppress(ConnectionResetError):
+                await reader.read()
+            writer.close()
     finally:
         process.send_signal(signal.SIGINT)
         assert await process.wait() == 0
+    assert "Traceback" not in (tmp_path / "stderr").read_text()
 
 
 def test_the_accounts_file_is_plain_json(tmp_path: Path) -> None:

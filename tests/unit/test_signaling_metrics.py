@@ -82,7 +82,7 @@ def test_bit_rates_and_losses_of_streams() -> None:
         1.0,
     )
     video = [(("direction", d), ("kind", "video")) for d in ("in", "out")]
-    assert [total(ledger, "lianxin_rtp_bitrate_bits_per_second", v) for v in video] == [3000.0, 1000.0]
+    assert [total(ledger, "lianxin_rtp_bitrate_bps", v) for v in video] == [3000.0, 1000.0]
     assert [total(ledger, "lianxin_rtp_loss_ratio", v) for v in video] == [0.5, 0.2]
 
 
