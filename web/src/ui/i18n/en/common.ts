@@ -1,5 +1,6 @@
 export default {
   product: 'Lianxin',
+  failed: 'That did not work',
   close: 'Close',
   cancel: 'Cancel',
   confirm: 'Confirm',

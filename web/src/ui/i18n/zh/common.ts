@@ -1,5 +1,6 @@
 export default {
   product: '连心视频会议',
+  failed: '操作没有成功',
   close: '关闭',
   cancel: '取消',
   confirm: '确定',
