@@ -10,6 +10,7 @@ import {
   AudioPresets,
   ConnectionState,
   DisconnectReason,
+  LocalAudioTrack,
   LocalVideoTrack,
   RemoteTrackPublication,
   RemoteVideoTrack,
@@ -98,6 +99,8 @@ export class MediaSession {
   private ownsCapture = false
   private leaveCapture: (() => void) | null = null
   private readonly sent = new Map<CaptureKind, MediaStreamTrack>()
+  /** livekit-client's wrappers of the clones: each listens to the page until it is stopped. */
+  private readonly wrapped = new Set<LocalAudioTrack | LocalVideoTrack>()
   private screen: MediaStream | null = null
   private readonly rejoin = new Rejoin(() => this.joinAgain())
   private readonly listeners = new Set<() => void>()
@@ -491,7 +494,7 @@ export class MediaSession {
     const publication = room.localParticipant.getTrackPublication(CAPTURE_SOURCE[kind])
     const old = this.sent.get(kind)
     if (!original) {
-      if (publication?.track) await room.localParticipant.unpublishTrack(publication.track, false)
+      if (publication?.track) await room.localParticipant.unpublishTrack(publication.track, true)
       old?.stop()
       this.sent.delete(kind)
       return
@@ -503,8 +506,11 @@ export class MediaSession {
     if (publication?.track) {
       await publication.track.replaceTrack(clone, { userProvidedTrack: true })
     } else {
-      const published = await room.localParticipant.publishTrack(clone, { source: CAPTURE_SOURCE[kind] })
-      this.shield(published)
+      // Muted before it is announced, so that a local mute is never lifted for a blink by a rejoin.
+      const track = kind === 'microphone' ? new LocalAudioTrack(clone, undefined, true) : new LocalVideoTrack(clone, undefined, true)
+      this.wrapped.add(track)
+      if (!on) await track.mute()
+      this.shield(await room.localParticipant.publishTrack(track, { source: CAPTURE_SOURCE[kind] }))
     }
     old?.stop()
     this.applyMute(kind)
@@ -545,6 +551,8 @@ export class MediaSession {
   }
 
   private stopClones(): void {
+    for (const track of this.wrapped) track.stop()
+    this.wrapped.clear()
     for (const clone of this.sent.values()) clone.stop()
     this.sent.clear()
   }
