@@ -199,6 +199,33 @@ class RoomDirectory:
         assert word.done is not None
         return await word.done
 
+    async def recording_opened(self, meeting_id: str, timeout_s: float = 5.0) -> None:
+        """After start_recording: returns when the recorder has opened its files, or the wish was taken back.
+
+        Raises ``Refused`` when the recorder could not.
+        """
+        looked_again = asyncio.Event()
+
+        def look(change: Change) -> None:
+            if change.new.meeting_id == meeting_id:
+                looked_again.set()
+
+        self.listeners.append(look)
+        try:
+            async with asyncio.timeout(timeout_s):
+                while (live := self._live.get(meeting_id)) is not None and live.room.active:
+                    recording = live.room.recording
+                    if recording is None:
+                        raise Refused("recording_failed")
+                    if recording.recording_id:
+                        return
+                    looked_again.clear()
+                    await looked_again.wait()
+        except TimeoutError:
+            return  # a slow disk: the page will be told by the meeting's next change
+        finally:
+            self.listeners.remove(look)
+
     def tell(self, meeting_id: str, fact: Fact) -> None:
         """Never raises and never waits.  Facts about meetings that are over are of no interest."""
         live = self._live.get(meeting_id)

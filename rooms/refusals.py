@@ -32,6 +32,11 @@ REFUSALS: dict[str, tuple[int, str, str]] = {
     ),
     "locked": (409, "会议已锁定，不再接纳新的会场。", "The meeting is locked: no new venue may join."),
     "hung_up": (409, "主席已挂断本会场，请等待呼叫。", "The chair has hung up this venue; wait for a call."),
+    "recording_failed": (
+        503,
+        "录制未能开始，请检查录制目录和磁盘空间。",
+        "The recording could not begin; check its folder and the free disk space.",
+    ),
     "too_many_venues": (422, "会场数超过上限。", "Too many venues for one meeting."),
     "overloaded": (503, "会议繁忙，请稍后再试。", "The meeting is too busy; try again shortly."),
     "storage_failed": (503, "状态未能保存，操作未执行。", "The state could not be saved; nothing was done."),

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from core import counters
 from core.errors import LianxinError
 from rooms import views
-from rooms.commands import COMMAND, AnyCommand, Command, VenueId
+from rooms.commands import COMMAND, AnyCommand, Command, StartRecording, VenueId
 from rooms.facts import may_enter
 from rooms.model import CONSOLE_PREFIX, Room
 from rooms.policy import Actor, sees
@@ -133,7 +133,10 @@ async def command_meeting(request: web.Request) -> web.Response:
     user = await require_user(request)
     command: Command = await read_value(request, COMMAND)
     room = await _room(request, user)
-    revision = await request.app[keys.DIRECTORY].command(room.meeting_id, actor_of(user), command)
+    directory = request.app[keys.DIRECTORY]
+    revision = await directory.command(room.meeting_id, actor_of(user), command)
+    if isinstance(command, StartRecording):
+        await directory.recording_opened(room.meeting_id)
     return web.json_response({"ok": True, "revision": revision})
 
 

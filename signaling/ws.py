@@ -21,7 +21,7 @@ from core import counters
 from core.clock import Clock
 from core.errors import LianxinError, TooMany
 from rooms import views
-from rooms.commands import COMMAND
+from rooms.commands import COMMAND, StartRecording
 from rooms.directory import Change, RoomDirectory
 from rooms.model import Room
 from rooms.policy import Actor, sees
@@ -399,6 +399,8 @@ class Hub:
         try:
             command = COMMAND.validate_python(message.command)
             await self._directory.command(message.meeting, page.actor, command)
+            if isinstance(command, StartRecording):
+                await self._directory.recording_opened(message.meeting)
         except ValidationError:
             counters.refused("ws_invalid_command")
             return {**result, "ok": False, "error": _error("invalid_command")}
