@@ -1,4 +1,4 @@
-"""Unmodified LiveKit clients through the real relay: the Python SDK (Rust core) and livekit-client in Chromium.
+"""Unmodified LiveKit clients through the real relay: the Python SDK and livekit-client in Chromium.
 
 Every pair in each connection mode.  Trap 20: the Python SDK ignores loopback, so it sits in a namespace.
 """
@@ -229,6 +229,27 @@ async def test_subscribing_muting_and_unpublishing_with_python(
     mark = len(bob.facts)
     await ann.tell(do="video", colour=BLUE, name="another")
     await picture(bob, "ann", BLUE, since=mark)
+
+
+@SINGLE
+async def test_h264_and_a_shared_screen_with_python(
+    site: Site, sdk_client: StartClient, single: bool
+) -> None:
+    ann = await sdk_client(site.url, site.token("ann"), single=single)
+    bob = await sdk_client(site.url, site.token("bob"), single=single)
+    await bob.fact("connected")
+    await ann.fact("connected")
+    await ann.tell(do="video", colour=RED, name="screen", source=3, simulcast=False, codec=1)
+    sid = (await ann.fact("published"))["sid"]
+    await picture(bob, "ann", RED)
+    assert (await bob.fact("track_subscribed", sid=sid))["source"] == 3
+    assert {track.info.mime_type for track in site.server.media.rooms["r"].tracks.values()} == {"video/H264"}
+    # What we don't serve is rejected alone (trap 11): the rest goes on.
+    await ann.tell(do="video", colour=BLUE, name="vp9", codec=3)
+    await ann.tell(do="audio", hz=440)
+    await tone(bob, "ann", 440)
+    mark = len(bob.facts)
+    await picture(bob, "ann", RED, since=mark)
 
 
 @SINGLE

@@ -337,7 +337,9 @@ async def test_a_tapped_track_keeps_its_highest_layer(start_livekit: Start, fake
             clock.advance(1)
             await ann.quiet()
             server.media.tick(clock.monotonic())
-        updates = [m.subscribed_quality_update for m in ann.received if m.HasField("subscribed_quality_update")]
+        updates = [
+            m.subscribed_quality_update for m in ann.received if m.HasField("subscribed_quality_update")
+        ]
         enabled = [[q.enabled for q in u.subscribed_codecs[0].qualities] for u in updates]
         if "dump" in rules.taps.values():
             assert enabled == []  # all layers, as the client began

@@ -44,6 +44,15 @@ def test_chromium_offers_its_simulcast_by_rid() -> None:
     assert video.track_id == "95946149-b48d-424b-a9fb-9f1acd52181d"
 
 
+@pytest.mark.parametrize("name", ["python-v0-publish", "python-v1-publish"])
+def test_the_python_sdk_names_its_rids_in_another_order(name: str) -> None:
+    video = next(section for section in captured(name).sections if section.simulcast)
+    assert video.simulcast == ("h", "q")
+    ordered = offers.order_encodings(video.send_encodings, {"h": 0, "q": 1})
+    assert [encoding.rid for encoding in ordered] == ["q", "h"]  # the name counts, whatever is announced
+    assert [codec.mime for codec in offers.common_codecs(video)] == ["video/VP8"]
+
+
 def test_the_answer_keeps_every_rid_of_the_offer_in_its_order() -> None:
     video = captured("chromium-v0-1").sections[1]
     answer = offers.answer_media(video, offers.common_codecs(video), "recvonly")
