@@ -49,7 +49,7 @@ class Client:
             lambda pub, p: say(
                 "track_published", identity=p.identity, sid=pub.sid, source=int(pub.source), muted=pub.muted
             ),
-        )  # noqa: E501
+        )
         on("track_unpublished", lambda pub, p: say("track_unpublished", identity=p.identity, sid=pub.sid))
         on(
             "track_unsubscribed",
@@ -69,11 +69,11 @@ class Client:
         on(
             "participant_metadata_changed",
             lambda p, old, new: say("metadata", identity=p.identity, metadata=p.metadata),
-        )  # noqa: E501
+        )
         on(
             "participant_attributes_changed",
             lambda changed, p: say("attributes", identity=p.identity, attributes=dict(p.attributes)),
-        )  # noqa: E501
+        )
         on("room_metadata_changed", lambda old, new: say("room_metadata", metadata=new))
         on("local_track_subscribed", lambda track: say("local_track_subscribed", sid=track.sid))
         on("local_track_published", lambda pub, t: say("local_track_published", sid=pub.sid))

@@ -337,7 +337,7 @@ async def test_chromium_and_python_see_and_hear_each_other(
 async def test_layers_start_arrive_as_asked_and_stop_when_nobody_needs_them(
     site: Site, open_tab: Callable[..., Awaitable[Tab]], single: bool
 ) -> None:
-    """Traps 2, 8, 10, 16 and 21 in one go: three layers, the chosen one forwarded, the others switched off."""
+    """Traps 2, 8, 10, 16, 21 in one go: three layers, the chosen one forwarded, the others off."""
     sender = await open_tab(site, "sender", single)
     viewer = await open_tab(site, "viewer", not single, publish=False)
     await viewer.fact("track_subscribed", kind="video")

@@ -120,5 +120,5 @@ def test_a_broken_key_file_is_not_overwritten(tmp_path: Path) -> None:
 def test_base64_in_both_alphabets() -> None:
     assert decode_base64("-_-_") == decode_base64("+/+/") == bytes([251, 255, 191])
     assert decode_base64("YQ") == b"a"
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         decode_base64("!")
