@@ -182,6 +182,33 @@ async def test_workers_and_control_come_back_after_kill(process_server: Server) 
             assert response.status == 200  # the session survived
 
 
+async def test_the_same_on_postgresql_and_redis(
+    start_server: ServerFactory, postgres_url: str, redis_url: str
+) -> None:
+    environ = {
+        "LIANXIN_DATABASE__URL": postgres_url,
+        "LIANXIN_BUS__URL": redis_url,
+        "LIANXIN_MEDIA__WORKERS": "0",
+    }
+    server = await start_server(environ)
+    async with aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as client:
+        await sign_in(client, server, "host")
+        async with client.post(f"{server.url}/api/v1/meetings", json={"title": "例会"}) as response:
+            meeting = (await response.json())["id"]
+        url = f"{server.url}/api/v1/meetings/{meeting}"
+        async with client.post(f"{url}/commands", json={"type": "mute", "venue": "340100"}) as response:
+            assert response.status == 200, await response.text()
+        await server.kill_all()
+        await server.start()
+        async with client.get(url) as response:
+            assert (await response.json())["venues"]["340100"]["muted_by_chair"] is True
+        async with client.get(f"{server.url}/api/v1/status") as response:
+            status = await response.json()
+    assert (status["database"], status["bus"], status["meetings"], status["alerts"]) == (
+        "postgresql", "redis", 1, [],
+    )  # fmt: skip
+
+
 async def test_tls_by_default_with_our_own_authority(tmp_path: Path) -> None:
     port = free_port()
     environ = {
