@@ -20,9 +20,10 @@ TOKEN = KEYS.mint("r", "ann", now=1_700_000_000)
 SETTINGS = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 LINES = sorted({line for text in TEXTS for line in text.splitlines()})
-NAMES = (
-    "rtpmap fmtp extmap rid simulcast ssrc ssrc-group mid msid rtcp-fb fingerprint candidate setup sctp-port"
-).split()
+NAMES = [
+    "rtpmap", "fmtp", "extmap", "rid", "simulcast", "ssrc", "ssrc-group", "mid", "msid", "rtcp-fb",
+    "fingerprint", "candidate", "setup", "sctp-port",
+]  # fmt: skip
 strange_lines = st.one_of(
     st.sampled_from(LINES),
     st.text(max_size=60),
