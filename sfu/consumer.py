@@ -40,6 +40,11 @@ class Consumer:
     def bind(self) -> Binding:
         raise NotImplementedError
 
+    def rest(self, now_ms: float) -> None:
+        """Nothing more is sent, and a voice ends at once."""
+        self.route.hush(now_ms)
+        self.route.stop()
+
     def select(self) -> None:
         """Aim the route at the best feed; ask for a key frame when that is a change."""
         producer, route = self.producer, self.route

@@ -155,7 +155,10 @@ class MediaPlane:
             producer.set_paused(request.paused)
             # on resume each route aims anew and asks for a key frame
             for consumer in producer.consumers:
-                consumer.select()
+                if request.paused:
+                    consumer.rest(self.clock_ms())
+                else:
+                    consumer.select()
         return _DONE
 
     def _close_producer(self, request: CloseProducer) -> Reply:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sfu.feed import Feed
 
 _pack_u16 = U16.pack_into
+HUSH_FRAMES = 3  # one would do; a lost one must not bring the sound back
 
 
 class OutCodec(NamedTuple):
@@ -87,6 +88,27 @@ class Route:
         """Nothing is forwarded until the next ``aim``."""
         self._set_target(None)
         self._leave()
+
+    def hush(self, now_ms: float) -> None:
+        """Speech ends here by order: the receiver is sent a few frames of silence, else its jitter buffer
+        would stretch the last sound for another while.  To be called before ``stop``.
+        """
+        feed, binding, numbers = self.feed, self.binding, self.numbers
+        if self.is_video or feed is None or binding is None or not self.started:
+            return
+        for payload_type, codec in feed.codecs.items():
+            if codec.mime.lower() == "audio/opus" and payload_type in binding.codecs:
+                break
+        else:
+            return
+        silence = Packet()
+        silence.payload_type = payload_type
+        silence.payload = opus.SILENCE
+        silence.arrival_ms = now_ms
+        for _ in range(HUSH_FRAMES):
+            numbers.high += 1  # as if the feed had sent it: what comes after the pause follows on
+            self.last_timestamp = (self.last_timestamp + opus.SILENCE_TICKS) & 0xFFFFFFFF
+            self.emit(silence, False, numbers.last_out & 0xFFFF, self.last_timestamp, 0, 0)
 
     def restart(self, feed: Feed) -> None:
         """The feed's numbers have begun anew."""

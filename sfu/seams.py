@@ -43,7 +43,7 @@ class TapSink(Protocol):
     """Where a tap's packets go.  Must not block: it has its own writer thread and a bounded queue."""
 
     def send_rtp(self, packet: bytes, arrival_ms: float) -> None:
-        """A plain RTP packet (RFC 3550), rewritten to continuous numbers; wall clock in ms since the epoch."""
+        """A plain RTP packet (RFC 3550) with continuous numbers; wall clock in ms since the epoch."""
 
     def send_sender_report(self, ntp_ms: float, rtp_timestamp: int, arrival_ms: float) -> None:
         """The publisher's clock: its NTP time (ms since the epoch) of an RTP timestamp (RFC 3550 §6.4.1)."""

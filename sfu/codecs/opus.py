@@ -9,6 +9,11 @@ class RedError(ValueError):
     """Bytes that are no RED payload."""
 
 
+# 20 ms of nothing (RFC 6716 §3.1: CELT, fullband, mono, code 0), which a decoder takes over without a click
+SILENCE = b"\xf8\xff\xfe"
+SILENCE_TICKS = 960  # of the 48 kHz RTP clock (RFC 7587 §4.1)
+
+
 def primary(payload: bytes) -> bytes:
     """The primary (newest) block of a RED payload.  Raises RedError."""
     at, skipped = 0, 0

@@ -732,3 +732,24 @@ async def test_counters_agree_with_what_clients_count(sfu_bench: Bench) -> None:
     out_bytes = sfu_bench.counter("lianxin_bytes_total", direction="out", kind="video")
     assert out_bytes == sum(packet.size for packet in got)
     assert OPUS.payload_type == 111
+
+
+async def test_a_muted_voice_ends_in_silence_and_not_in_a_stretched_sound(sfu_bench: Bench) -> None:
+    pub, sub = sfu_bench.peer("pub"), sfu_bench.peer("sub")
+    sfu_bench.produce_audio(pub, "mic", 1000, codecs=(RED, OPUS))
+    sfu_bench.consume(sub, "c", "mic", 2000, codecs=(RED_DOWN, OPUS_DOWN))
+    pub.rtp(1000, 1, 960, b"voice", payload_type=111, level=20)
+    await sfu_bench.settle()
+    sfu_bench.do(SetProducerPaused("mic", True))
+    pub.rtp(1000, 2, 1920, b"secret", payload_type=111, level=20)
+    await sfu_bench.settle()
+    sfu_bench.do(SetProducerPaused("mic", False))
+    pub.rtp(1000, 3, 96_000, b"again", payload_type=111, level=20)
+    await sfu_bench.settle()
+    packets = sub.received()
+    silence = b"\xf8\xff\xfe"
+    assert [p.payload for p in packets] == [b"voice", silence, silence, silence, b"again"]
+    assert [p.timestamp for p in packets] == [960, 1920, 2880, 3840, 96_000]
+    assert {p.payload_type for p in packets} == {109}
+    first = packets[0].sequence
+    assert [(p.sequence - first) & 0xFFFF for p in packets] == [0, 1, 2, 3, 4]

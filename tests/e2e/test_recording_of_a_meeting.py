@@ -16,7 +16,7 @@ from tests.fixtures.studio import BOZHOU, HEFEI, HUAIBEI, Look
 
 pytestmark = [pytest.mark.timeout(420)]
 
-# A camera and a microphone with one clock: each second a white flash and a 1 kHz beep of 200 ms begin together.
+# A camera and a microphone with one clock: each second a white flash and a 1 kHz beep begin together.
 CLAPPER = """
 (() => {
   const BEEP_HZ = 1000;
@@ -99,7 +99,9 @@ def tone_level(samples: np.ndarray, rate: int, hz: float) -> np.ndarray:
     t = np.arange(width) / rate
     probe = np.exp(-2j * np.pi * hz * t) * np.hanning(width)
     count = (len(samples) - width) // step
-    return np.array([2 * abs(np.dot(samples[i * step : i * step + width], probe)) / width for i in range(count)])
+    return np.array(
+        [2 * abs(np.dot(samples[i * step : i * step + width], probe)) / width for i in range(count)]
+    )
 
 
 async def finished(province: Province, recording_id: str) -> Any:
@@ -163,8 +165,6 @@ async def test_recording_follows_the_stage_in_step(
     entry = await finished(province, recording["recording_id"])
     program = await download(province, entry, tmp_path)
     times, colours = pictures(program)
-    expected = {BOZHOU: (210, 190, 20)}
-    assert expected[BOZHOU] == BOZHOU.colour
     for at, look in switches:
         shown = times[is_colour(colours, look) & (times > at - 1.0)]
         assert len(shown), f"{look.username} is never shown after {at:.2f} s"
@@ -181,7 +181,9 @@ async def test_recording_follows_the_stage_in_step(
     # Flash and beep begin together.
     begin, end = switches[0][0] + 1.0, switches[1][0] - 0.3
     white = colours.min(axis=1) > 190
-    flashes = [times[i] for i in range(1, len(times)) if white[i] and not white[i - 1] and begin < times[i] < end]
+    flashes = [
+        times[i] for i in range(1, len(times)) if white[i] and not white[i - 1] and begin < times[i] < end
+    ]
     levels = tone_level(samples, rate, 1000)
     loud = levels > levels.max() / 2
     beeps = np.array([(i + 1) * 0.01 for i in range(1, len(loud)) if loud[i] and not loud[i - 1]])

@@ -115,7 +115,7 @@ async def test_chromium_connects_talks_and_restarts_ice(seats: Any, event_log: E
         node.post(worker_id, SendData("t", "ours", "下".encode() * 20000))
 
         async def heard() -> bool:
-            return [["ours", "下" * 20000]] == await page.evaluate("() => heard")
+            return await page.evaluate("() => heard") == [["ours", "下" * 20000]]
 
         await seat.until("hears the server", heard)
 
