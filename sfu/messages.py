@@ -37,7 +37,7 @@ class OpenTransport:
 
 @dataclass(frozen=True, slots=True)
 class ConnectTransport:
-    """What the client said in its SDP.  May be repeated with new ICE parameters (ICE restart by the client)."""
+    """What the client said in its SDP.  May be repeated with new ICE parameters (the client restarts ICE)."""
 
     transport_id: str
     ice: IceParameters
@@ -199,7 +199,8 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class TransportState:
-    """``state``: "connected" (ICE and DTLS done), "disconnected" (no consent for 5 s, may return), "failed", "closed"."""
+    """``state``: "connected" (ICE and DTLS are done), "disconnected" (no consent for 5 s, may return),
+    "failed" or "closed"."""
 
     transport_id: str
     state: str

@@ -1,4 +1,4 @@
-"""What a client can send and receive, in ORTC's shape: frozen, free of SDP text, safe to pass between processes.
+"""What a client can send and receive, in ORTC's shape: frozen, without SDP text, fit to travel.
 
 Nouns follow the ORTC draft (RTCRtpParameters) and mediasoup.  The SFU never sees an SDP line;
 ``signaling/livekit/sdp.py`` translates in both directions.
@@ -59,7 +59,7 @@ class DtlsFingerprint:
 
 @dataclass(frozen=True, slots=True)
 class CodecParameters:
-    """One negotiated payload type.  ``fmtp`` is sorted (key, value) pairs, e.g. (("packetization-mode", "1"),)."""
+    """One negotiated payload type.  ``fmtp``: sorted pairs, such as (("packetization-mode", "1"),)."""
 
     mime: str  # "audio/opus", "audio/red", "video/VP8", "video/H264", ... as registered with IANA
     payload_type: int
