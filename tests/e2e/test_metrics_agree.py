@@ -45,7 +45,40 @@ async def test_metrics_agree_with_the_browsers(server: Any, seats: Any, record_p
 
     async def seen_by_server() -> dict[str, float]:
         text = await (await console.context.request.get(f"{server.url}/metrics")).text()
+        return {
+            "packetsSent": total(text, "lianxin_rtp_packets_total", direction="in"),
+            "bytesSent": total(text, "lianxin_rtp_bytes_total", direction="in"),
+            "packetsReceived": total(text, "lianxin_rtp_packets_total", direction="out"),
+            "bytesReceived": total(text, "lianxin_rtp_bytes_total", direction="out"),
+        }
 
+    # Some seconds of real traffic; then every sender falls silent, so that both sides' counts stand still.
+    await asyncio.sleep(15)
+    for seat in everyone:
+        await seat.page.evaluate(
+            """async () => {
+                 for (const pc of __senses.connections)
+                   for (const sender of pc.getSenders()) if (sender.track) await sender.replaceTrack(null);
+               }"""
+        )
+
+    async def both_stand_still() -> tuple[dict[str, float], dict[str, float]]:
+        before = None
+        for _ in range(30):
+            seen = (await seen_by_browsers(), await seen_by_server())
+            if seen == before:
+                return seen
+            before = seen
+            await asyncio.sleep(1.5)  # the workers report once a second
+        raise AssertionError(f"traffic goes on: {before}")
+
+    browsers, counted = await both_stand_still()
+    for key in ("packetsSent", "bytesSent", "packetsReceived", "bytesReceived"):
+        record_property(f"{key}_ratio", counted[key] / browsers[key])
+        assert browsers[key] > 1000
+        assert abs(counted[key] / browsers[key] - 1) < 0.02, (key, browsers, counted)
+
+    text = await (await console.context.request.get(f"{server.url}/metrics")).text()
     checked = await asyncio.to_thread(
         subprocess.run,
         ["promtool", "check", "metrics"],
