@@ -79,6 +79,14 @@ class AuthConfig(Section):
     password_min_length: Annotated[int, Field(ge=8, le=128)] = 10
 
 
+class MeetingsConfig(Section):
+    """What the chair-control specification leaves to the operator."""
+
+    ring_s: Annotated[float, Field(gt=0, le=600)] = 30  # a call rings this long, then it is made again
+    redials: Annotated[int, Field(ge=0, le=20)] = 3
+    after_floor: Literal["restore", "open"] = "restore"  # microphones after free discussion
+
+
 class RecordingConfig(Section):
     directory: Path | None = None  # None: recordings/ in the data folder
     min_free_bytes: Annotated[int, Field(ge=0)] = 2 * 1024**3
@@ -111,6 +119,7 @@ class Config(Section):
     database: DatabaseConfig = DatabaseConfig()
     bus: BusConfig = BusConfig()
     auth: AuthConfig = AuthConfig()
+    meetings: MeetingsConfig = MeetingsConfig()
     recording: RecordingConfig = RecordingConfig()
     log: LogConfig = LogConfig()
     limits: LimitsConfig = LimitsConfig()

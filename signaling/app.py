@@ -18,6 +18,7 @@ from core.database import Database
 from portal.accounts.service import Accounts
 from recording.sessions import RecordingSessions
 from rooms.directory import RoomDirectory
+from rooms.model import AfterFloor, Rules
 from rooms.store import RoomStore
 from sfu.node import MediaNode, NodeConfig
 from signaling import health, keys, meetings, metrics, openapi, recordings, sessions, static, ws
@@ -54,7 +55,7 @@ def make_app(config: Config, *, demo: bool = False, clock: Clock | None = None) 
     node = app[keys.NODE] = _node(config)
     app[health.LEDGER] = _ledger(node)
     store = RoomStore(database, audit)
-    directory = app[keys.DIRECTORY] = RoomDirectory(store, clock)
+    directory = app[keys.DIRECTORY] = RoomDirectory(store, clock, _rules(config))
     recorder = app[keys.RECORDINGS] = RecordingSessions(
         database, clock, config.recording_directory, min_free_bytes=config.recording.min_free_bytes
     )
@@ -94,6 +95,13 @@ def _node(config: Config) -> MediaNode:
         ),
         open_tap,
     )
+
+
+def _rules(config: Config) -> Rules:
+    chosen = config.meetings
+    return Rules(
+        ring_s=chosen.ring_s, redials=chosen.redials, after_floor=AfterFloor(chosen.after_floor)
+    )  # fmt: skip
 
 
 def _ledger(node: MediaNode) -> metrics.WorkerLedger:

@@ -22,6 +22,7 @@ from signaling.livekit.token import Grants
 from signaling.openapi import operation
 from signaling.sessions import User, require_user
 
+SITTER = "lianxin.user"  # attribute of a participant: whose page it is
 TOKEN_TTL_S = 6 * 3600.0  # long enough to come back all day; who was hung up is refused all the same
 
 
@@ -140,6 +141,16 @@ async def command_meeting(request: web.Request) -> web.Response:
     return web.json_response({"ok": True, "revision": revision})
 
 
+def _may_sit(request: web.Request, room: Room, user: User) -> bool:
+    """The main venue's seat is free or this user's own.  After a restart of the server only the token of who
+    sits there can tell: a page that came back by itself still carries its own.
+    """
+    if request.app[keys.DIRECTORY].presence.may_sit(room, user.user_id):
+        return True
+    seated = request.app[keys.MEDIA_ROOMS].participants(room.meeting_id)
+    return any(p.identity == room.main_venue and p.attributes.get(SITTER) == user.user_id for p in seated)
+
+
 @operation(
     "Get a token for the media",
     tag="meetings",
@@ -161,7 +172,7 @@ async def media_token(request: web.Request) -> web.Response:
     if user.role == "venue":
         occupies = user.venue_id
     elif user.role == "host" and not wanted.observe:
-        occupies = room.main_venue if presence.may_sit(room, user.user_id) else None
+        occupies = room.main_venue if _may_sit(request, room, user) else None
     else:
         occupies = None
     if occupies is not None:
@@ -180,8 +191,9 @@ async def media_token(request: web.Request) -> web.Response:
             room_join=True, room=room.meeting_id, can_publish=False, can_publish_data=False, hidden=True
         )
     token = request.app[keys.API_KEYS].mint(
-        room.meeting_id, identity, name, TOKEN_TTL_S, now=request.app[keys.CLOCK].now(), grants=grants
-    )
+        room.meeting_id, identity, name, TOKEN_TTL_S, now=request.app[keys.CLOCK].now(), grants=grants,
+        attributes={SITTER: user.user_id},
+    )  # fmt: skip
     return web.json_response({"url": "", "token": token, "identity": identity, "occupies": occupies})
 
 

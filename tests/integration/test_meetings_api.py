@@ -6,6 +6,7 @@ from typing import Any
 
 import jwt
 import pytest
+from livekit.protocol import models
 
 from rooms.commands import Call, End, HangUp, Joined, Lock
 from signaling import keys, openapi, shapes
@@ -139,3 +140,19 @@ async def test_every_route_is_described(conference: Conference) -> None:
     schema = body["content"]["application/json"]["schema"]
     assert "broadcast" in schema["discriminator"]["mapping"]
     assert conference.app[keys.HUB].pages == 0
+
+
+async def test_the_console_keeps_the_main_venue_after_a_restart_of_the_server(conference: Conference) -> None:
+    meeting = await conference.open()
+    path = f"/api/v1/meetings/{meeting}/media-token"
+    _, first = await conference.request("host", "POST", path)
+    attributes = dict(conference.app[keys.API_KEYS].verify(first["token"]).attributes)
+    conference.directory.tell(meeting, Joined(MAIN))
+    await settled(conference.directory, lambda: conference.directory.active[0].seats[MAIN].connected)
+    conference.directory.presence.forget(meeting)  # what a restart forgets
+    conference.seated.append(models.ParticipantInfo(identity=MAIN, attributes={"lianxin.user": "us_other"}))
+    _, other = await conference.request("host", "POST", path)
+    assert other["occupies"] is None
+    conference.seated[:] = [models.ParticipantInfo(identity=MAIN, attributes=attributes)]
+    _, again = await conference.request("host", "POST", path)
+    assert again["occupies"] == MAIN
