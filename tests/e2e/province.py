@@ -76,6 +76,13 @@ class Province:
     async def command(self, **command: Any) -> Any:
         return await self.api("POST", f"/api/v1/meetings/{self.meeting_id}/commands", command)
 
+    async def disperse(self) -> None:
+        """The meeting ends and the venues switch their machines off; the console stays."""
+        await self.command(type="end")
+        for seat in self.venues.values():
+            await seat.browser.close()
+        self.venues.clear()
+
     async def meeting(self) -> Any:
         return await self.api("GET", f"/api/v1/meetings/{self.meeting_id}")
 

@@ -163,6 +163,7 @@ async def test_recording_follows_the_stage_in_step(
     await province.command(type="stop_recording")
     assert (await province.meeting())["recording"]["state"] == "off"
 
+    await province.disperse()  # the film is made with what the browsers leave of two cores
     entry = await finished(province, recording["recording_id"])
     program = await download(province, entry, tmp_path)
     times, colours = pictures(program)

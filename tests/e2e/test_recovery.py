@@ -83,6 +83,7 @@ async def test_kill_worker_control_and_both(
     record_property("after_both_s", time.monotonic() - began)
 
     await province.command(type="stop_recording")
+    await province.disperse()
     entry = await finished(province, recording_id)
     program = await download(province, entry, tmp_path)
     times, colours = pictures(program)

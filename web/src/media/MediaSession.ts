@@ -1,46 +1,29 @@
 /**
- * One place in one media room: publishes this computer's camera, microphone and screen, plays
- * everybody's sound, hands out pictures, and comes back by itself.
- *
- * Two mutes, kept apart. The chair's mute is done by the relay and shown in TrackInfo.muted; it never
- * touches the local track. The local mute is ours alone: livekit-client would let the server switch the
- * local track (`SignalResponse.mute`), so publications are shielded from it (see `shield`).
+ * One place in one media room: joins it, stays in it and comes back by itself. What goes out is in
+ * `publishing.ts`, what comes in is in `receiving.ts`; this is what pages hold.
  */
 import {
-  AudioPresets,
   ConnectionState,
   DisconnectReason,
-  LocalAudioTrack,
-  LocalVideoTrack,
-  RemoteTrackPublication,
-  RemoteVideoTrack,
   Room,
   RoomEvent,
-  Track,
-  VideoPreset,
   type LocalTrackPublication,
   type Participant,
   type RemoteParticipant,
   type RemoteTrack,
+  type RemoteTrackPublication,
   type RoomOptions,
 } from 'livekit-client'
-import { Capture, type CaptureKind } from './capture'
-import { afterLoss, InRoomRetry, Rejoin } from './rejoin'
+import { Publications, shield, type PublishWish } from './publishing'
+import { Reception, type RemoteOrLocalVideo, type VideoSource } from './receiving'
+import { afterLoss, Rejoin } from './rejoin'
+import { CONNECT_OPTIONS, roomOptions } from './roomOptions'
 
+export type { PublishWish } from './publishing'
+export type { RemoteOrLocalVideo, VideoSource } from './receiving'
 export type SessionState = 'idle' | 'connecting' | 'connected' | 'reconnecting' | 'lost'
-export type VideoSource = 'camera' | 'screen_share'
-export type RemoteOrLocalVideo = RemoteVideoTrack | LocalVideoTrack
 /** Why a session is lost for good: another computer took the seat, or the server sent us away. */
 export type LostReason = 'replaced' | 'removed' | null
-
-export interface PublishWish {
-  camera: boolean
-  microphone: boolean
-  cameraId?: string
-  microphoneId?: string
-  /** Devices that the page already holds open; the session then neither opens nor closes them. */
-  capture?: Capture
-}
 
 export interface SessionOptions {
   onChange: () => void
@@ -56,71 +39,25 @@ export interface SessionOptions {
 // collected (130 kB a call). Without a registry it takes its listener off at the disconnect, which we always do.
 Room.cleanupRegistry = false
 
-const PUBLISH_RETRY_MS = 3000
-const PUBLISH_LIMIT_MS = 15_000
-const LAYER_180P = new VideoPreset(320, 180, 150_000, 15)
-const LAYER_360P = new VideoPreset(640, 360, 500_000, 25)
-const LAYER_720P = new VideoPreset(1280, 720, 1_700_000, 25)
-const SCREEN_1080P = { maxBitrate: 2_500_000, maxFramerate: 15 }
-
-const SOURCE: Record<VideoSource, Track.Source> = {
-  camera: Track.Source.Camera,
-  screen_share: Track.Source.ScreenShare,
-}
-const CAPTURE_SOURCE: Record<CaptureKind, Track.Source> = {
-  camera: Track.Source.Camera,
-  microphone: Track.Source.Microphone,
-}
-
-function roomOptions(speakerId: string | undefined): RoomOptions {
-  return {
-    // pixelDensity 1: the layers are 180/360/720 lines, a 4K screen gains nothing from asking for more.
-    // A venue's television must go on when the browser thinks that nobody looks.
-    adaptiveStream: { pixelDensity: 1, pauseVideoInBackground: false },
-    dynacast: true,
-    disconnectOnPageLeave: true,
-    stopLocalTrackOnUnpublish: false, // tracks are clones of a Capture: this class stops them
-    reconnectPolicy: new InRoomRetry(),
-    publishDefaults: {
-      simulcast: true,
-      videoCodec: 'vp8',
-      backupCodec: false,
-      videoEncoding: LAYER_720P.encoding,
-      videoSimulcastLayers: [LAYER_180P, LAYER_360P],
-      screenShareEncoding: SCREEN_1080P,
-      audioPreset: AudioPresets.music,
-      red: true,
-      dtx: true,
-    },
-    ...(speakerId ? { audioOutput: { deviceId: speakerId } } : {}),
-  }
-}
-
 export class MediaSession {
   private room: Room | null = null
-  private wish: PublishWish | null = null
-  private capture: Capture | null = null
-  private ownsCapture = false
-  private leaveCapture: (() => void) | null = null
-  private readonly sent = new Map<CaptureKind, MediaStreamTrack>()
-  /** livekit-client's wrappers of the clones: each listens to the page until it is stopped. */
-  private readonly wrapped = new Set<LocalAudioTrack | LocalVideoTrack>()
-  private screen: MediaStream | null = null
+  private readonly publications: Publications = new Publications({
+    room: () => this.room,
+    connected: () => this.current === 'connected',
+    closed: () => this.closed,
+    changed: () => this.changed(),
+  })
+  private readonly reception: Reception = new Reception(() => this.room)
   private readonly rejoin = new Rejoin(() => this.joinAgain())
   private readonly listeners = new Set<() => void>()
-  private readonly sizes = new Map<string, { width: number; height: number }>()
-  private readonly volumes = new Map<string, number>()
   private speakers: string[] = []
   private token = ''
   private joining = false
   private closed = true
   private generation = 0
   private calls = 0
-  private publishing: Promise<void> = Promise.resolve()
   private current: SessionState = 'idle'
   private blocked = false
-  private micOn = true
-  private cameraOn = true
   lostReason: LostReason = null
 
   constructor(private readonly options: SessionOptions) {}
@@ -136,15 +73,15 @@ export class MediaSession {
 
   /** Local mute state, as wished here; the chair's mute is not in it. */
   get microphone(): boolean {
-    return this.micOn
+    return this.publications.isOn('microphone')
   }
 
   get camera(): boolean {
-    return this.cameraOn
+    return this.publications.isOn('camera')
   }
 
   get sharing(): boolean {
-    return this.screen !== null
+    return this.publications.sharing
   }
 
   /** The browser refuses to play sound until somebody clicks: show a button that calls `startAudio`. */
@@ -159,12 +96,7 @@ export class MediaSession {
 
   /** Identities of the others whose camera is in the room now, as this client was told. */
   get cameras(): string[] {
-    const found: string[] = []
-    for (const [identity, participant] of this.room?.remoteParticipants ?? []) {
-      const publication = participant.getTrackPublication(Track.Source.Camera)
-      if (publication && !publication.isMuted) found.push(identity)
-    }
-    return found
+    return this.reception.cameras
   }
 
   /** Like `onChange`, for components. Returns the way to stop listening. */
@@ -184,12 +116,9 @@ export class MediaSession {
     this.closed = false
     this.generation += 1
     this.token = token
-    this.wish = opts.publish
-    this.micOn = opts.publish?.microphone ?? false
-    this.cameraOn = opts.publish?.camera ?? false
     this.lostReason = null
     window.addEventListener('online', this.onOnline)
-    this.openCapture()
+    this.publications.begin(opts.publish)
     this.set('connecting')
     const generation = this.generation
     try {
@@ -221,16 +150,11 @@ export class MediaSession {
     this.room = null
     if (room) {
       room.removeAllListeners()
-      this.silence(room)
+      this.reception.silence(room)
       await room.disconnect(false).catch(() => undefined)
     }
-    this.stopScreen()
-    this.leaveCapture?.()
-    this.leaveCapture = null
-    if (this.ownsCapture) this.capture?.close()
-    this.capture = null
-    this.stopClones()
-    this.sizes.clear()
+    this.publications.end()
+    this.reception.forgetSizes()
     this.speakers = []
     this.blocked = false
     this.set('idle')
@@ -238,67 +162,34 @@ export class MediaSession {
 
   /** The picture of a participant, or null if there is none to show now. */
   track(identity: string, source: VideoSource): RemoteOrLocalVideo | null {
-    const participant = this.participant(identity)
-    const publication = participant?.getTrackPublication(SOURCE[source])
-    const track = publication?.track
-    if (!publication || publication.isMuted || !track) return null
-    return track instanceof RemoteVideoTrack || track instanceof LocalVideoTrack ? track : null
+    return this.reception.track(identity, source)
   }
 
   setMicrophone(on: boolean): void {
-    this.micOn = on
-    if (on && this.ownsCapture) void this.capture?.open('microphone', this.wish?.microphoneId)
-    this.applyMute('microphone')
-    this.changed()
+    this.publications.switchDevice('microphone', on)
   }
 
   setCamera(on: boolean): void {
-    this.cameraOn = on
-    if (on && this.ownsCapture) void this.capture?.open('camera', this.wish?.cameraId)
-    this.applyMute('camera')
-    this.changed()
+    this.publications.switchDevice('camera', on)
   }
 
   /** Starts or stops sharing the screen. Rejects with the browser's error (NotAllowedError: the person said no). */
-  async setScreenShare(on: boolean): Promise<void> {
-    if (!on) {
-      await this.unpublishScreen()
-      this.changed()
-      return
-    }
-    if (this.screen) return
-    const stream = await navigator.mediaDevices.getDisplayMedia({
-      video: { width: { max: 1920 }, height: { max: 1080 }, frameRate: { max: 15 } },
-      audio: true,
-    })
-    if (this.closed) {
-      for (const track of stream.getTracks()) track.stop()
-      return
-    }
-    this.screen = stream
-    const picture = stream.getVideoTracks()[0]
-    if (picture) picture.contentHint = 'detail'
-    picture?.addEventListener('ended', () => void this.setScreenShare(false))
-    this.changed()
-    await this.publishScreen()
-    this.changed()
+  setScreenShare(on: boolean): Promise<void> {
+    return this.publications.shareScreen(on)
   }
 
   /** Asks for at least this many pixels of a picture, whatever the size of its element. */
   wantSize(identity: string, source: VideoSource, width: number, height: number): void {
-    this.sizes.set(`${identity}/${source}`, { width, height })
-    const track = this.track(identity, source)
-    if (track instanceof RemoteVideoTrack) this.pinSize(track, identity, source)
+    this.reception.wantSize(identity, source, width, height)
   }
 
   /** Own microphone from 0 to 1, also while muted. */
   localLevel(): number {
-    return this.capture?.level() ?? 0
+    return this.publications.level()
   }
 
   setVolume(identity: string, volume: number): void {
-    this.volumes.set(identity, volume)
-    this.applyVolume(identity)
+    this.reception.setVolume(identity, volume)
   }
 
   async setSpeaker(speakerId: string | undefined): Promise<void> {
@@ -346,13 +237,7 @@ export class MediaSession {
     this.listen(room)
     this.joining = true
     try {
-      await room.connect(this.options.signalUrl ?? location.origin.replace(/^http/, 'ws'), this.token, {
-        autoSubscribe: true,
-        maxRetries: 0,
-        websocketTimeout: 6_000,
-        peerConnectionTimeout: 10_000,
-        rtcConfig: { iceServers: [] },
-      })
+      await room.connect(this.options.signalUrl ?? location.origin.replace(/^http/, 'ws'), this.token, CONNECT_OPTIONS)
     } finally {
       this.joining = false
     }
@@ -362,8 +247,7 @@ export class MediaSession {
     }
     this.set('connected')
     // Not awaited: livekit-client's publishTrack may never settle when the room goes away under it.
-    this.publishing = Promise.resolve()
-    this.publishAll()
+    this.publications.publishAll()
     this.blocked = !room.canPlaybackAudio
     this.changed()
   }
@@ -373,15 +257,15 @@ export class MediaSession {
     if (!room) return
     this.room = null
     room.removeAllListeners()
-    this.silence(room)
+    this.reception.silence(room)
     void room.disconnect(false).catch(() => undefined)
-    this.stopClones()
+    this.publications.stopClones()
   }
 
   private onDisconnected(room: Room, reason: DisconnectReason | undefined): void {
     if (room !== this.room || this.closed) return
-    this.silence(room)
-    this.stopClones()
+    this.reception.silence(room)
+    this.publications.stopClones()
     this.speakers = []
     const next = afterLoss(reason)
     if (next !== 'rejoin') {
@@ -413,20 +297,15 @@ export class MediaSession {
         }
       })
       .on(RoomEvent.TrackSubscribed, (track: RemoteTrack, publication: RemoteTrackPublication, from: RemoteParticipant) => {
-        if (track.kind === Track.Kind.Audio) {
-          track.attach() // plays without being in the page; livekit-client keeps the element
-          this.applyVolume(from.identity)
-        } else if (track instanceof RemoteVideoTrack) {
-          this.pinSize(track, from.identity, publication.source === Track.Source.ScreenShare ? 'screen_share' : 'camera')
-        }
+        this.reception.arrived(track, publication, from.identity)
         this.changed()
       })
       .on(RoomEvent.TrackUnsubscribed, (track: RemoteTrack) => {
-        if (track.kind === Track.Kind.Audio) for (const element of track.detach()) element.remove()
+        this.reception.gone(track)
         this.changed()
       })
       .on(RoomEvent.LocalTrackPublished, (publication: LocalTrackPublication) => {
-        this.shield(publication)
+        shield(publication)
         this.changed()
       })
       .on(RoomEvent.ActiveSpeakersChanged, (speakers: Participant[]) => {
@@ -449,162 +328,6 @@ export class MediaSession {
     }
   }
 
-  /** The server's mute message must not reach the local track: only this page mutes and unmutes it. */
-  private shield(publication: LocalTrackPublication): void {
-    const untouched = (): Promise<undefined> => Promise.resolve(undefined)
-    publication.mute = untouched
-    publication.unmute = untouched
-  }
-
-  // -- publishing ------------------------------------------------------------------------------------
-
-  private openCapture(): void {
-    const wish = this.wish
-    if (!wish) return
-    this.ownsCapture = !wish.capture
-    this.capture = wish.capture ?? new Capture()
-    this.leaveCapture = this.capture.subscribe((kind) => {
-      void this.publishDevice(kind)
-      this.changed()
-    })
-    if (this.ownsCapture) {
-      if (wish.camera) void this.capture.open('camera', wish.cameraId)
-      if (wish.microphone) void this.capture.open('microphone', wish.microphoneId)
-    }
-  }
-
-  private publishAll(): void {
-    void this.publishDevice('camera')
-    void this.publishDevice('microphone')
-    void this.publishScreen().catch(() => undefined)
-  }
-
-  /** Brings what is sent for one device in line with what the capture holds. Serialised: one at a time. */
-  private publishDevice(kind: CaptureKind): Promise<void> {
-    const step = this.publishing.then(() => Promise.race([this.publishDeviceNow(kind), tooLate(PUBLISH_LIMIT_MS)]))
-    this.publishing = step.catch(() => {
-      // The server was busy or just going away. Still in the room after a while: try again.
-      setTimeout(() => {
-        if (this.current === 'connected') void this.publishDevice(kind)
-      }, PUBLISH_RETRY_MS)
-    })
-    return this.publishing
-  }
-
-  private async publishDeviceNow(kind: CaptureKind): Promise<void> {
-    const room = this.room
-    if (!room || room.state !== ConnectionState.Connected || !this.capture) return
-    const original = this.capture.track(kind)
-    const publication = room.localParticipant.getTrackPublication(CAPTURE_SOURCE[kind])
-    const old = this.sent.get(kind)
-    if (!original) {
-      if (publication?.track) await room.localParticipant.unpublishTrack(publication.track, true)
-      old?.stop()
-      this.sent.delete(kind)
-      return
-    }
-    const clone = original.clone()
-    this.sent.set(kind, clone)
-    const on = kind === 'microphone' ? this.micOn : this.cameraOn
-    clone.enabled = on
-    if (publication?.track) {
-      await publication.track.replaceTrack(clone, { userProvidedTrack: true })
-    } else {
-      // Muted before it is announced, so that a local mute is never lifted for a blink by a rejoin.
-      const track = kind === 'microphone' ? new LocalAudioTrack(clone, undefined, true) : new LocalVideoTrack(clone, undefined, true)
-      this.wrapped.add(track)
-      if (!on) await track.mute()
-      this.shield(await room.localParticipant.publishTrack(track, { source: CAPTURE_SOURCE[kind] }))
-    }
-    old?.stop()
-    this.applyMute(kind)
-  }
-
-  private applyMute(kind: CaptureKind): void {
-    const on = kind === 'microphone' ? this.micOn : this.cameraOn
-    const clone = this.sent.get(kind)
-    if (clone) clone.enabled = on
-    const track = this.room?.localParticipant.getTrackPublication(CAPTURE_SOURCE[kind])?.track
-    if (!track || track.isMuted === !on) return
-    void (on ? track.unmute() : track.mute()).then(() => this.changed())
-  }
-
-  private async publishScreen(): Promise<void> {
-    const room = this.room
-    if (!room || room.state !== ConnectionState.Connected || !this.screen) return
-    for (const track of this.screen.getTracks()) {
-      if (track.readyState !== 'live') continue
-      const source = track.kind === 'video' ? Track.Source.ScreenShare : Track.Source.ScreenShareAudio
-      if (room.localParticipant.getTrackPublication(source)) continue
-      await room.localParticipant.publishTrack(track, { source })
-    }
-  }
-
-  private async unpublishScreen(): Promise<void> {
-    const room = this.room
-    this.stopScreen()
-    for (const source of [Track.Source.ScreenShare, Track.Source.ScreenShareAudio]) {
-      const track = room?.localParticipant.getTrackPublication(source)?.track
-      if (track) await room?.localParticipant.unpublishTrack(track, true).catch(() => undefined)
-    }
-  }
-
-  private stopScreen(): void {
-    for (const track of this.screen?.getTracks() ?? []) track.stop()
-    this.screen = null
-  }
-
-  private stopClones(): void {
-    for (const track of this.wrapped) track.stop()
-    this.wrapped.clear()
-    for (const clone of this.sent.values()) clone.stop()
-    this.sent.clear()
-  }
-
-  // -- receiving -------------------------------------------------------------------------------------
-
-  private participant(identity: string): Participant | undefined {
-    const room = this.room
-    if (!room) return undefined
-    if (room.localParticipant.identity === identity) return room.localParticipant
-    return room.remoteParticipants.get(identity)
-  }
-
-  private applyVolume(identity: string): void {
-    const volume = this.volumes.get(identity)
-    if (volume === undefined) return
-    const remote = this.room?.remoteParticipants.get(identity)
-    remote?.setVolume(volume, Track.Source.Microphone)
-    remote?.setVolume(volume, Track.Source.ScreenShareAudio)
-  }
-
-  private pinSize(track: RemoteVideoTrack, identity: string, source: VideoSource): void {
-    const size = this.sizes.get(`${identity}/${source}`)
-    if (!size || !track.isAdaptiveStream) return
-    pinned.get(track)?.()
-    const wish = {
-      element: {},
-      width: () => size.width,
-      height: () => size.height,
-      visible: true,
-      pictureInPicture: false,
-      visibilityChangedAt: 0,
-      observe: () => undefined,
-      stopObserving: () => undefined,
-    }
-    track.observeElementInfo(wish)
-    pinned.set(track, () => track.stopObservingElementInfo(wish))
-  }
-
-  /** Takes remote sound out of the page; a detached element would otherwise live on. */
-  private silence(room: Room): void {
-    for (const participant of room.remoteParticipants.values()) {
-      for (const publication of participant.audioTrackPublications.values()) {
-        for (const element of publication.track?.detach() ?? []) element.remove()
-      }
-    }
-  }
-
   private set(state: SessionState): void {
     if (state === this.current) return
     if (this.closed && state !== 'idle') return
@@ -617,10 +340,3 @@ export class MediaSession {
     for (const listener of [...this.listeners]) listener()
   }
 }
-
-function tooLate(ms: number): Promise<never> {
-  return new Promise((_, reject) => setTimeout(() => reject(new Error(`not done within ${ms} ms`)), ms))
-}
-
-/** Size wishes that are registered with livekit-client's adaptive stream, by track. */
-const pinned = new WeakMap<RemoteVideoTrack, () => void>()
