@@ -8,7 +8,7 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 
 from core import counters
-from core.errors import LianxinError
+from core.errors import BadRequest, LianxinError
 from rooms import views
 from rooms.commands import COMMAND, AnyCommand, Command, StartRecording, VenueId
 from rooms.facts import may_enter
@@ -18,6 +18,7 @@ from rooms.refusals import Refused
 from rooms.seed import ROOT
 from signaling import keys, shapes
 from signaling.http import read_model, read_value
+from signaling.livekit.participant import OWN_MUTE
 from signaling.livekit.token import Grants
 from signaling.openapi import operation
 from signaling.sessions import User, require_user
@@ -39,9 +40,12 @@ class NewMeeting(_Body):
 
 
 class TokenRequest(_Body):
-    """``observe``: only watch, also when the main venue's seat is free."""
+    """``observe``: only watch, also when the main venue's seat is free.  ``own_mute``: the page leaves its
+    microphone alone when the server mutes it, so that each mute that it reports is its own.
+    """
 
     observe: bool = False
+    own_mute: bool = False
 
 
 def actor_of(user: User) -> Actor:
@@ -80,6 +84,8 @@ async def open_meeting(request: web.Request) -> web.Response:
     title = wanted.title.strip()
     if not title:
         raise LianxinError("title_required", 400, "请填写会议名称。", "The meeting needs a title.")
+    if any(ord(c) < 32 for c in title):
+        raise BadRequest("invalid_request", "会议名称含有控制字符。", "The title holds control characters.")
     main_venue = wanted.main_venue or ROOT
     room = await request.app[keys.DIRECTORY].open(actor_of(user), title, main_venue, wanted.venues)
     return web.json_response(_view(request, user, room), status=201)
@@ -190,9 +196,10 @@ async def media_token(request: web.Request) -> web.Response:
         grants = Grants(
             room_join=True, room=room.meeting_id, can_publish=False, can_publish_data=False, hidden=True
         )
+    attributes = {SITTER: user.user_id, **({OWN_MUTE: "1"} if wanted.own_mute else {})}
     token = request.app[keys.API_KEYS].mint(
         room.meeting_id, identity, name, TOKEN_TTL_S, now=request.app[keys.CLOCK].now(), grants=grants,
-        attributes={SITTER: user.user_id},
+        attributes=attributes,
     )  # fmt: skip
     return web.json_response({"url": "", "token": token, "identity": identity, "occupies": occupies})
 

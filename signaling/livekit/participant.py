@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 STATE = models.ParticipantInfo.State
+OWN_MUTE = "lianxin.own_mute"  # attribute of a client that does not obey our mute messages
 STREAMS = {"camera": "camera", "microphone": "camera"}  # lip sync: one stream for both
 
 
@@ -260,8 +261,13 @@ class Participant:
         self.send(rtc.SignalResponse(mute=rtc.MuteTrackRequest(sid=track.sid, muted=track.muted)))
 
     def client_muted(self, track: Track, muted: bool) -> None:
-        """The client's own switch.  While silenced from above, its "muted" is only our echo."""
-        if track.silenced:
+        """The client's own switch.
+
+        A stock client obeys our mute message and sends it back, so while we mute it, its "muted" is only our
+        echo.  One that says it keeps its own switch (``OWN_MUTE``) means every word, also then.
+        """
+        means_it = OWN_MUTE in self.attributes
+        if track.silenced and not means_it:
             if not muted:  # its wish is kept for later, but it may not unmute itself now
                 self.tell_mute(track)
                 if track.local_muted:
@@ -269,10 +275,11 @@ class Participant:
                     self.room.told_local_mute(track)
             return
         if track.admin_muted:
-            if muted:
+            if muted and not means_it:
                 return
-            track.admin_muted = False  # Twirp's mute is a push: LiveKit lets the client undo it
-            track.local_muted = True
+            if not muted:
+                track.admin_muted = False  # Twirp's mute is a push: LiveKit lets the client undo it
+                track.local_muted = True
         if track.local_muted == muted:
             return
         track.local_muted = muted

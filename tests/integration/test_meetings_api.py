@@ -156,3 +156,11 @@ async def test_the_console_keeps_the_main_venue_after_a_restart_of_the_server(co
     conference.seated[:] = [models.ParticipantInfo(identity=MAIN, attributes=attributes)]
     _, again = await conference.request("host", "POST", path)
     assert again["occupies"] == MAIN
+
+
+async def test_a_page_may_say_that_it_keeps_its_own_mute(conference: Conference) -> None:
+    path = f"/api/v1/meetings/{await conference.open()}/media-token"
+    api_keys = conference.app[keys.API_KEYS]
+    for body, told in (({}, None), ({"own_mute": True}, "1")):
+        _, answer = await conference.request("host", "POST", path, body)
+        assert api_keys.verify(answer["token"]).attributes.get("lianxin.own_mute") == told

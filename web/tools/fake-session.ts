@@ -3,6 +3,7 @@
  * part of MediaSession that pages use.
  */
 export type SessionState = 'idle' | 'connecting' | 'connected' | 'reconnecting' | 'lost'
+export const OWN_MUTE = { own_mute: true } as const
 export type VideoSource = 'camera' | 'screen_share'
 
 const hash = (s: string) => [...s].reduce((h, c) => Math.imul(h ^ c.charCodeAt(0), 16777619), 2166136261) >>> 0

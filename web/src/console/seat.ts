@@ -1,7 +1,7 @@
 /** The console's own place in the media room: it occupies the main venue, or only watches. */
 import { onScopeDispose, ref, shallowRef } from 'vue'
 import { Capture, type CaptureKind, type Fault } from '../media/capture'
-import { MediaSession } from '../media/MediaSession'
+import { MediaSession, OWN_MUTE } from '../media/MediaSession'
 import { post } from '../protocol/http'
 import type { MediaToken } from '../protocol/types'
 import { say } from '../ui/i18n'
@@ -25,7 +25,7 @@ export function takeSeat(meeting: string, observe: boolean) {
   })
 
   const fetchToken = async (): Promise<MediaToken> => {
-    const got = await post<MediaToken>(`/api/v1/meetings/${encodeURIComponent(meeting)}/media-token`, observe ? { observe: true } : {})
+    const got = await post<MediaToken>(`/api/v1/meetings/${encodeURIComponent(meeting)}/media-token`, { ...OWN_MUTE, observe })
     occupies.value = got.occupies
     identity.value = got.identity
     return got

@@ -30,6 +30,8 @@ describe('a tile', () => {
     expect(tileState(m, 'imposed', null).marks).toEqual(['imposed'])
     expect(tileState(m, 'own', null).marks).toEqual(['own'])
     expect(tileState(m, 'main', null).marks).toEqual(['chair'])
+    const both = meeting([venue('x', { muted_by_chair: true, muted_locally: true })])
+    expect(tileState(both, 'x', null).marks).toEqual(['imposed', 'own'])
   })
   it('the chair’s mute stands also on a venue that is away', () => {
     const away = meeting([venue('x', { status: 'left', reason: 'network_lost', muted_by_chair: true })])

@@ -91,7 +91,7 @@ export function tileState(meeting: MeetingView, id: string, preview: string | nu
   if (meeting.floor === id) marks.push('floor')
   else if (meeting.queue.some((entry) => entry.venue === id)) marks.push('ask')
   if (venue.muted_by_chair && !asRule) marks.push('imposed')
-  else if (connected && venue.muted_locally) marks.push('own')
+  if (connected && venue.muted_locally) marks.push('own') // also under the chair's mute: opening it would not open the room
   return {
     program: onAir(meeting) === id && (connected || meeting.stage === id),
     preview: preview === id,

@@ -19,7 +19,7 @@ import { Reception, type RemoteOrLocalVideo, type VideoSource } from './receivin
 import { afterLoss, Rejoin } from './rejoin'
 import { CONNECT_OPTIONS, roomOptions } from './roomOptions'
 
-export type { PublishWish } from './publishing'
+export { OWN_MUTE, type PublishWish } from './publishing'
 export type { RemoteOrLocalVideo, VideoSource } from './receiving'
 export type SessionState = 'idle' | 'connecting' | 'connected' | 'reconnecting' | 'lost'
 /** Why a session is lost for good: another computer took the seat, or the server sent us away. */

@@ -32,6 +32,9 @@ export interface Outlet {
   changed: () => void
 }
 
+/** Said when a media token is asked for: the server may take each mute that we report for our own (see `shield`). */
+export const OWN_MUTE = { own_mute: true } as const
+
 const PUBLISH_RETRY_MS = 3000
 const PUBLISH_LIMIT_MS = 15_000
 

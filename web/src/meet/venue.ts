@@ -5,7 +5,7 @@
 import { computed, onScopeDispose, reactive, ref, shallowRef, triggerRef, watch } from 'vue'
 import { Capture, type CaptureKind, type Fault } from '../media/capture'
 import { chosenDevice, rememberedDevice } from '../media/devices'
-import { MediaSession } from '../media/MediaSession'
+import { MediaSession, OWN_MUTE } from '../media/MediaSession'
 import { Ring, setSoundOutput } from '../media/sound'
 import { ServerError, Unreachable } from '../protocol/errors'
 import { get, post } from '../protocol/http'
@@ -118,7 +118,7 @@ export function useVenue(control: Control, me: string) {
       await control.send({ type: 'answer', accept: true }).catch(() => undefined) // the token's answer decides
     }
     try {
-      return (await post<MediaToken>(`/api/v1/meetings/${encodeURIComponent(now.id)}/media-token`)).token
+      return (await post<MediaToken>(`/api/v1/meetings/${encodeURIComponent(now.id)}/media-token`, OWN_MUTE)).token
     } catch (error) {
       // A clear no, and the room state does not list the meeting as ours: stop asking.
       const refused = error instanceof ServerError && error.status >= 400 && error.status < 500
