@@ -1,7 +1,8 @@
 """LiveKit access tokens: HS256 JWTs that carry grants (RFC 7519 and LiveKit's pages on authentication).
 
 An absent ``can…`` grant means allowed, as LiveKit has it.  The algorithm is fixed, so a token cannot
-choose its own; ``exp`` is required; ``nbf`` is honoured with a small leeway for clocks that differ.
+choose its own; ``exp`` is required and exact; ``nbf`` is honoured with a small leeway, for tokens made by
+a machine whose clock is a little ahead.
 """
 
 from __future__ import annotations
@@ -236,7 +237,7 @@ class ApiKeys:
         expires = _time(payload.get("exp"))
         if expires is None:
             raise TokenError("malformed", "the token has no expiry")
-        if now > expires + LEEWAY_S:
+        if now >= expires:  # RFC 7519 §4.1.4
             raise TokenError("expired", "the token has expired")
         begins = _time(payload.get("nbf", 0))
         if begins is None:
