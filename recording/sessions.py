@@ -22,6 +22,7 @@ import structlog
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
 
 from core import counters
 from core.clock import Clock
@@ -39,6 +40,7 @@ log = structlog.get_logger(__name__)
 
 JOB = (sys.executable, "-m", "recording.jobs")
 _ATTEMPTS = 3  # a job may be killed (by the out-of-memory killer, by a restart); a failed one is not repeated
+_CATALOGUE_PATIENCE_S = 5.0  # before the next attempt to enter what a job has made
 _SILENT_S = 1800.0  # a job that says nothing for so long hangs
 _LINE_BYTES = 16_384
 
@@ -285,7 +287,12 @@ class RecordingSessions:
                 await self._make(recording_id)
             except (OSError, LianxinError) as error:
                 log.error("a recording's files can't be made", recording=recording_id, reason=str(error))
-                await self.catalog.change(recording_id, PROCESSING, status=FAILED, error=str(error))
+                with contextlib.suppress(SQLAlchemyError):
+                    await self.catalog.change(recording_id, PROCESSING, status=FAILED, error=str(error))
+            except SQLAlchemyError as error:
+                log.error("the catalogue can't be written", recording=recording_id, reason=_first_line(error))
+                await self._clock.sleep(_CATALOGUE_PATIENCE_S)
+                continue
             self._due.popleft()
             self._progress.pop(recording_id, None)
             for tell in self.on_finished:
@@ -294,6 +301,10 @@ class RecordingSessions:
     async def _make(self, recording_id: str) -> None:
         folder = self._directory / recording_id
         reason = ""
+        made = await asyncio.to_thread(read_result, folder)
+        if made is not None:  # only the catalogue does not know yet
+            await self.catalog.finish(recording_id, made)
+            return
         for attempt in range(_ATTEMPTS):
             status, reason = await self._run(recording_id, folder)
             result = await asyncio.to_thread(read_result, folder) if status == 0 else None
@@ -352,6 +363,10 @@ def _told(line: bytes) -> dict[str, Any]:
     except ValueError:
         return {}
     return told if isinstance(told, dict) else {}
+
+
+def _first_line(error: SQLAlchemyError) -> str:
+    return str(getattr(error, "orig", None) or error).partition("\n")[0]
 
 
 def _sync_all(descriptors: list[int]) -> None:

@@ -7,8 +7,10 @@ import json
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from core.clock import SystemClock
 from core.database import Database
@@ -106,6 +108,34 @@ async def test_from_start_to_files(database: Database, tmp_path: Path) -> None:
         assert await recorder.catalog.entry(recording_id) is None
         with pytest.raises(NotFound):
             await recorder.delete(recording_id)
+    finally:
+        await recorder.close()
+
+
+async def test_a_database_that_is_away_when_a_job_ends_does_not_stop_all_later_jobs(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recording.sessions._CATALOGUE_PATIENCE_S", 0.01)
+    recorder = sessions(database, tmp_path / "recordings")
+    await recorder.start_up()
+    finish, attempts = recorder.catalog.finish, 0
+
+    async def away_once(recording_id: str, result: dict[str, Any]) -> None:
+        nonlocal attempts
+        attempts += 1
+        if attempts == 1:
+            raise OperationalError("UPDATE recording", {}, Exception("database is locked"))
+        await finish(recording_id, result)
+
+    monkeypatch.setattr(recorder.catalog, "finish", away_once)
+    try:
+        recording_id = await recorder.start("mt_1", "全省会议")
+        started = read_timeline(tmp_path / "recordings" / recording_id).started_ms
+        assert started is not None
+        record(recorder, recording_id, started)
+        await recorder.stop(recording_id)
+        assert (await finished(recorder, recording_id)).status == READY
+        assert attempts == 2
     finally:
         await recorder.close()
 
