@@ -13,12 +13,14 @@ from urllib.parse import urlsplit
 
 import structlog
 from aiohttp import hdrs, web
+from aiohttp.web_protocol import RequestPayloadError
 from prometheus_client import Histogram
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from sqlalchemy.exc import SQLAlchemyError
 
 from core import counters
 from core.config import LimitsConfig
-from core.errors import BadRequest, Forbidden, LianxinError, TooMany
+from core.errors import BadRequest, Forbidden, LianxinError, TooMany, Unavailable
 from signaling import keys
 from signaling.livekit.limits import Bucket
 
@@ -235,6 +237,9 @@ def from_validation(error: ValidationError) -> BadRequest:
 async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Outermost: every error under /api, /ws and the plain paths becomes problem+json."""
     try:
+        if "\0" in request.path or "\0" in request.query_string:
+            counters.refused("nul_in_address")  # no name of ours holds one, and PostgreSQL's text can't
+            raise BadRequest("invalid_request", "地址不正确。", "The address holds a NUL.")
         return await handler(request)
     except LianxinError as error:
         return problem(error)
@@ -251,6 +256,20 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         if hdrs.ALLOW in error.headers:
             answer.headers[hdrs.ALLOW] = error.headers[hdrs.ALLOW]
         return answer
+    except RequestPayloadError:
+        counters.refused("http_malformed")
+        return problem(
+            BadRequest("malformed_body", "请求内容无法读取。", "The body's encoding can't be read.")
+        )
+    except (SQLAlchemyError, ConnectionRefusedError) as error:
+        counters.refused("database")
+        reason = str(getattr(error, "orig", None) or error).partition("\n")[0]
+        log.error("the database failed a request", method=request.method, path=request.path, reason=reason)
+        return problem(
+            Unavailable(
+                "database_unavailable", "数据库没有响应，请稍后再试。", "The database does not answer."
+            )
+        )
     except ConnectionError:
         raise  # the client went away while we answered
     except Exception:
@@ -315,7 +334,7 @@ async def same_origin(request: web.Request, handler: Handler) -> web.StreamRespo
         origin = request.headers.get(hdrs.ORIGIN)
         if origin is not None and hdrs.AUTHORIZATION not in request.headers:
             allowed = request.app[keys.CONFIG].server.allowed_origins
-            if urlsplit(origin).netloc.lower() != request.host.lower() and origin not in allowed:
+            if _host_of(origin) != request.host.lower() and origin not in allowed:
                 counters.refused("foreign_origin")
                 raise Forbidden(
                     "foreign_origin",
@@ -323,6 +342,14 @@ async def same_origin(request: web.Request, handler: Handler) -> web.StreamRespo
                     "The request came from another site's page.",
                 )
     return await handler(request)
+
+
+def _host_of(origin: str) -> str:
+    """Empty when it can't be read: nobody's."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
 
 
 def _is_websocket(request: web.Request) -> bool:

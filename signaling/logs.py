@@ -8,6 +8,7 @@ from typing import Any
 
 import structlog
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.web_protocol import RequestPayloadError
 
 from core import counters
 from core.config import LogConfig
@@ -60,4 +61,5 @@ def strangers_noise(record: logging.LogRecord) -> bool:
     if isinstance(error, HttpProcessingError):
         counters.refused("http_malformed")
         return False
-    return True
+    # An unreadable body was answered already; a client that hangs up in mid-request needs no answer.
+    return not isinstance(error, RequestPayloadError | ConnectionResetError)

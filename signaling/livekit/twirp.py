@@ -8,6 +8,7 @@ from typing import Any
 
 import structlog
 from aiohttp import web
+from aiohttp.web_protocol import RequestPayloadError
 from google.protobuf import json_format
 from google.protobuf.message import DecodeError, Message
 from livekit.protocol import models, rtc
@@ -97,7 +98,7 @@ async def _body(request: web.Request, limit: int) -> bytes:
             if not chunk:
                 break
             body += chunk
-    except (ConnectionError, web.HTTPException) as error:
+    except (ConnectionError, RequestPayloadError, web.HTTPException) as error:
         raise TwirpError("malformed", "the body did not arrive") from error
     if len(body) > limit:
         raise TwirpError("invalid_argument", "the body is too large")
