@@ -348,6 +348,7 @@ class Room:
         if participant.left:
             return
         participant.close()
+        self.owner.forget(participant)
         if self.participants.get(participant.identity) is participant:
             del self.participants[participant.identity]
         self.speaking.pop(participant.sid, None)

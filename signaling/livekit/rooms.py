@@ -142,9 +142,6 @@ class MediaRooms:
             session.send(messages.leave(reason, action))
             session.close()
         participant.room.dismiss(participant, told)
-        for peer in (participant.publisher, participant.subscriber):
-            if peer is not None:
-                self.transports.pop(peer.transport_id, None)
 
     def _end(
         self, room: Room, reason: models.DisconnectReason, action: rtc.LeaveRequest.Action, told: str
@@ -163,6 +160,12 @@ class MediaRooms:
         for peer in (participant.publisher, participant.subscriber):
             if peer is not None:
                 self.transports[peer.transport_id] = participant
+
+    def forget(self, participant: Participant) -> None:
+        """Undoes ``index``: whoever left in whatever way must not be kept alive by it."""
+        for peer in (participant.publisher, participant.subscriber):
+            if peer is not None:
+                self.transports.pop(peer.transport_id, None)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
