@@ -1,5 +1,5 @@
 import { createRouter, createWebHistory, type RouteRecordRaw } from 'vue-router'
-import type { Role } from './protocol/types'
+import type { Role, User } from './protocol/types'
 import { homeOf, session } from './stores/session'
 import { t, type TextKey } from './ui/i18n'
 
@@ -27,7 +27,7 @@ const routes: RouteRecordRaw[] = [
   {
     path: '/recordings',
     component: () => import('./recordings/RecordingsPage.vue'),
-    meta: { theme: 'light', title: 'recordings.title', roles: ['host', 'it', 'venue'] }
+    meta: { theme: 'light', title: 'recordings.title', roles: ['host', 'it'] }
   },
   {
     path: '/ops',
@@ -39,13 +39,15 @@ const routes: RouteRecordRaw[] = [
 
 export const router = createRouter({ history: createWebHistory(), routes })
 
-router.beforeEach(async (to) => {
-  const user = await session.load()
+/** Everybody has a page of their own; who asks for a page that is not for them is taken there, not refused. */
+export function admit(to: { path: string; fullPath: string; meta: { roles?: Role[] } }, user: User | null) {
   if (to.path === '/signin') return user ? homeOf(user) : true
   if (!user) return { path: '/signin', query: to.path === '/' ? {} : { next: to.fullPath } }
   if (to.path === '/' || (to.meta.roles && !to.meta.roles.includes(user.role))) return homeOf(user)
   return true
-})
+}
+
+router.beforeEach(async (to) => admit(to, await session.load()))
 
 router.afterEach((to) => {
   document.documentElement.classList.remove('dark', 'light')

@@ -48,5 +48,4 @@ export default {
   to: '{from} to {to}',
   files: '{n} files, {size}',
   more: 'Earlier recordings',
-  home: 'Back',
 }

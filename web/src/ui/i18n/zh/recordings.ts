@@ -48,5 +48,4 @@ export default {
   to: '{from} 至 {to}',
   files: '{n} 个文件，{size}',
   more: '更早的录像',
-  home: '返回',
 }
