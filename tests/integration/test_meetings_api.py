@@ -53,6 +53,7 @@ async def test_open_list_and_look(conference: Conference) -> None:
         ("host", {"title": "  "}, 400, "title_required"),
         ("host", {}, 400, "invalid_request"),
         ("host", {"title": "会" * 101}, 400, "invalid_request"),
+        ("host", {"title": "会\0议"}, 400, "invalid_request"),
         ("host", {"title": "会议", "colour": "red"}, 400, "invalid_request"),
         ("host", {"title": "会议", "venues": ["../etc"]}, 400, "invalid_request"),
         ("host", {"title": "会议", "venues": ["999999"]}, 404, "unknown_venue"),
