@@ -85,6 +85,9 @@ class MeetingsConfig(Section):
     ring_s: Annotated[float, Field(gt=0, le=600)] = 30  # a call rings this long, then it is made again
     redials: Annotated[int, Field(ge=0, le=20)] = 3
     after_floor: Literal["restore", "open"] = "restore"  # microphones after free discussion
+    open_microphones: Annotated[int, Field(ge=1, le=60)] = (
+        12  # heard at once besides main venue, stage and floor; more: the newest speakers
+    )
 
 
 class RecordingConfig(Section):

@@ -6,9 +6,12 @@ pairs); ``wants`` and ``silences`` answer for one pair.
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Set
 from dataclasses import dataclass
 
 from rooms.model import AUDIO_SOURCES, CAMERA, CONSOLE_PREFIX, MICROPHONE, SCREEN, SCREEN_AUDIO, Room
+
+CAMERAS_UNASKED = 25  # beyond as many, who may watch all gets only the cameras that its page asks for
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,7 @@ class MediaPlan:
     content: str | None = None
     taps: str | None = None  # recording_id
     closed: bool = False
+    crowded: bool = False
 
     def silences(self, publisher: str, source: str) -> bool:
         """Nobody hears this venue: neither its microphone nor the sound of its screen."""
@@ -33,25 +37,42 @@ class MediaPlan:
             return False
         return publisher in self.silenced or (self.entry_silenced and publisher not in self.seated)
 
-    def wants(self, viewer: str, publisher: str, source: str) -> bool:
-        """Should ``viewer`` receive this track now.
+    def wants(self, viewer: str, publisher: str, source: str, heard: Set[str] | None = None) -> bool:
+        """Should ``viewer`` receive this track now.  ``heard``: of ``rooms.audible``, None = everybody.
 
         A silenced microphone stays wanted: the relay pauses it at its source, so that lifting the mute
         costs no new negotiation.  Guests (identities without a seat) hear all and see the stage.
         """
         if self.closed or viewer == publisher or publisher not in self.members:
             return False
-        watches_all = viewer == self.main or viewer.startswith(CONSOLE_PREFIX)
         if viewer in self.seated and viewer not in self.members:
             return False
         match source:
             case "microphone":
-                return True
+                return heard is None or publisher in heard
             case "screen_share" | "screen_share_audio":
                 return publisher == self.content
             case "camera":
-                return watches_all or publisher == self._shown_to(viewer)
+                return self._watches_all(viewer) or publisher == self._shown_to(viewer)
         return False
+
+    def unasked(self, viewer: str, publisher: str, source: str) -> bool:
+        """Does the viewer get a wanted track without asking for it?  The stage always."""
+        return (
+            not self.crowded
+            or source != CAMERA
+            or not self._watches_all(viewer)
+            or publisher in (self.main, self.stage)
+        )
+
+    def audience(self, viewer: str) -> Hashable:
+        """Viewers with the same value are wanted the same tracks, each its own excepted."""
+        if viewer in self.seated and viewer not in self.members:
+            return "outside"
+        return "all" if self._watches_all(viewer) else ("camera of", self._shown_to(viewer))
+
+    def _watches_all(self, viewer: str) -> bool:
+        return viewer == self.main or viewer.startswith(CONSOLE_PREFIX)
 
     def _shown_to(self, viewer: str) -> str:
         """The one camera that a branch sees.  Who is on stage sees the main venue (mode A)."""
@@ -78,6 +99,7 @@ def plan(room: Room) -> MediaPlan:
         stage=room.stage,
         content=room.content,
         taps=(room.recording.recording_id or None) if room.recording else None,
+        crowded=sum(s.connected and CAMERA in s.tracks for s in seats) > CAMERAS_UNASKED,
     )
 
 
@@ -98,7 +120,7 @@ class PlanChange:
 
 
 _NOTHING = PlanChange()
-_SINGLE = ("main", "entry_silenced", "stage", "content", "taps", "closed")
+_SINGLE = ("main", "entry_silenced", "stage", "content", "taps", "closed", "crowded")
 
 
 def diff(old: MediaPlan, new: MediaPlan) -> PlanChange:

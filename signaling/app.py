@@ -61,7 +61,7 @@ def make_app(config: Config, *, demo: bool = False, clock: Clock | None = None) 
     )
     app[keys.CATALOG] = recorder.catalog
     hub = app[keys.HUB] = ws.Hub(directory, clock)
-    reconciler = Reconciler(directory, clock, recorder, hub)
+    reconciler = Reconciler(directory, clock, recorder, hub, config.meetings.open_microphones)
     rooms = app[keys.MEDIA_ROOMS] = MediaRooms(
         node, clock, app[keys.API_KEYS], reconciler, reconciler, _limits(config)
     )

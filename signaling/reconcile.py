@@ -7,13 +7,14 @@ holds no rule of its own: what a venue hears, sees and sends is in ``rooms.plan`
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Hashable, Mapping
 from typing import Any, Protocol
 
 import structlog
 
 from core.clock import Clock
 from core.errors import LianxinError
+from rooms.audible import OPEN_MICROPHONES, Hearing, listen, microphones
 from rooms.commands import (
     Departed,
     Joined,
@@ -74,6 +75,7 @@ class Reconciler:
         clock: Clock,
         recorder: Recorder | None = None,
         gauges: Gauges | None = None,
+        open_microphones: int = OPEN_MICROPHONES,
     ) -> None:
         self._directory = directory
         self._clock = clock
@@ -81,6 +83,8 @@ class Reconciler:
         self._gauges = gauges
         self._media: MediaControl | None = None
         self._plans: dict[str, MediaPlan] = {}
+        self._open_microphones = open_microphones
+        self._hearings: dict[str, Hearing] = {}
         self._present: dict[str, set[str]] = {}  # meeting → identities with a media session
         self._tracks: dict[tuple[str, str], dict[str, str]] = {}  # meeting, identity → track sid → source
         self._tap_paths: dict[tuple[str, str, str], str] = {}  # recording, identity, track sid → path
@@ -116,7 +120,18 @@ class Reconciler:
 
     def wants(self, room: str, viewer: str, publisher: str, source: str) -> bool:
         plan = self._directory.plan(room)
-        return plan is not None and plan.wants(viewer, publisher, source)
+        if plan is None:
+            return False
+        hearing = self._hearings.get(room)
+        return plan.wants(viewer, publisher, source, hearing.heard if hearing is not None else None)
+
+    def unasked(self, room: str, viewer: str, publisher: str, source: str) -> bool:
+        plan = self._directory.plan(room)
+        return plan is not None and plan.unasked(viewer, publisher, source)
+
+    def audience(self, room: str, viewer: str) -> Hashable:
+        plan = self._directory.plan(room)
+        return plan.audience(viewer) if plan is not None else None
 
     def silenced(self, room: str, publisher: str, source: str) -> bool:
         plan = self._directory.plan(room)
@@ -189,10 +204,22 @@ class Reconciler:
     def levels(self, room: str, levels: Mapping[str, float]) -> None:
         """Who is muted by the chair is silent for everybody, also for the meters."""
         plan = self._directory.plan(room)
+        meeting = self._directory.room(room)
+        if plan is not None and meeting is not None:
+            changed = self._listen(meeting, levels)
+            if changed and self._media is not None:
+                self._media.refresh(room)
         if plan is not None and self._gauges is not None:
             heard = {v: dbov for v, dbov in levels.items() if v in plan.seated}
             if heard:
                 self._gauges.levels(room, heard)
+
+    def _listen(self, room: Room, levels: Mapping[str, float]) -> bool:
+        """True when others are heard than before."""
+        before = self._hearings.get(room.meeting_id, Hearing())
+        after = listen(before, microphones(room), levels, self._clock.monotonic(), self._open_microphones)
+        self._hearings[room.meeting_id] = after
+        return after.heard != before.heard
 
     def quality(self, room: str, quality: Mapping[str, Mapping[str, object]]) -> None:
         plan = self._directory.plan(room)
@@ -234,10 +261,11 @@ class Reconciler:
         self._plans[room.meeting_id] = plan
         if room.active:
             self._remove_strays(room)
+        others_heard = room.active and self._listen(room, {})
         if self._media is not None:
             if not room.active:
                 self._spawn(self._media.close(room.meeting_id), "close media room")
-            elif diff(before, plan):
+            elif others_heard or diff(before, plan):
                 self._media.refresh(room.meeting_id)
         self._note_events(change)
         was = change.old.recording if change.old is not None else None
@@ -259,6 +287,7 @@ class Reconciler:
 
     def _forget(self, meeting_id: str) -> None:
         self._plans.pop(meeting_id, None)
+        self._hearings.pop(meeting_id, None)
 
     # ------------------------------------------------------------------ recording
 

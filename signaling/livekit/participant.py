@@ -132,6 +132,10 @@ class Participant:
         if self.session is not None:
             self.session.send(message)
 
+    def send_encoded(self, message: bytes) -> None:
+        if self.session is not None:
+            self.session.send_encoded(message)
+
     def changed(self) -> None:
         """Something in ``info`` is new: everybody is told."""
         self.version += 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Protocol
 
 
@@ -16,7 +16,13 @@ class RoomPolicy(Protocol):
         """The reason of a refusal, None = welcome."""
 
     def wants(self, room: str, viewer: str, publisher: str, source: str) -> bool:
-        """Should ``viewer`` receive this track now?"""
+        """May ``viewer`` receive this track now?"""
+
+    def unasked(self, room: str, viewer: str, publisher: str, source: str) -> bool:
+        """Does it receive a wanted track without having subscribed to it?"""
+
+    def audience(self, room: str, viewer: str) -> Hashable:
+        """Viewers with an equal value get equal answers about every publisher that is neither of them."""
 
     def silenced(self, room: str, publisher: str, source: str) -> bool:
         """The producer is paused in the relay and shown as muted."""

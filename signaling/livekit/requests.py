@@ -100,7 +100,7 @@ async def _subscription(participant: Participant, request: rtc.SignalRequest) ->
                     )
                 )
             )
-    participant.room.refresh()
+    participant.room.refresh_viewer(participant)
 
 
 async def _track_setting(participant: Participant, request: rtc.SignalRequest) -> None:
@@ -134,7 +134,7 @@ async def _sync_state(participant: Participant, request: rtc.SignalRequest) -> N
     for sid in sids[:1_024]:
         if sid in participant.room.tracks and ask.subscribe != participant.auto_subscribe:
             participant.choices[sid] = ask.subscribe
-    participant.room.refresh()
+    participant.room.refresh_viewer(participant)
 
 
 async def _ping(participant: Participant, request: rtc.SignalRequest) -> None:

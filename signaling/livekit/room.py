@@ -6,6 +6,7 @@ Wanted state is computed as a whole and compared (``_evaluate``); nothing here k
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
 import structlog
@@ -17,12 +18,15 @@ from sfu.messages import OpenRouter, Reply, Request, StartTap, StopTap
 from signaling.livekit import messages
 from signaling.livekit.limits import Limits
 from signaling.livekit.participant import STATE, Participant
+from signaling.livekit.policy import RoomPolicy
 from signaling.livekit.tracks import Tap, Track, TrackSetting
 
 if TYPE_CHECKING:
     from signaling.livekit.rooms import MediaRooms
 
 log = structlog.get_logger(__name__)
+LARGE = 20  # participants; from here on news is told, and wishes are evaluated, in batches
+BATCH_S = 0.075  # the first change of a quiet room acts at once, the next ones this long after it
 
 
 class Room:
@@ -45,7 +49,11 @@ class Room:
         self.participants: dict[str, Participant] = {}  # by identity
         self.tracks: dict[str, Track] = {}
         self.speaking: dict[str, float] = {}  # participant sid → level last told
-        self._dirty = False
+        self._dirty = False  # everybody is to be evaluated
+        self._doubtful: dict[str, Participant] = {}  # by sid: only these are
+        self._news: dict[str, Participant] = {}  # by sid: the others are to be told
+        self._woken = False
+        self._ran_at = float("-inf")  # time of the loop
         self._opening = asyncio.Lock()
         self.closed = False
 
@@ -120,12 +128,17 @@ class Room:
         )
 
     def broadcast(self, message: rtc.SignalResponse, but: Participant | None = None) -> None:
+        encoded = message.SerializeToString()
         for participant in self.participants.values():
             if participant is not but:
-                participant.send(message)
+                participant.send_encoded(encoded)
 
     def announce(self, participant: Participant) -> None:
         """A participant's news; of a hidden one only to itself."""
+        if self.large and not participant.hidden and not participant.left:
+            self._news[participant.sid] = participant
+            self._wake()
+            return
         update = rtc.SignalResponse(update=rtc.ParticipantUpdate(participants=[participant.info()]))
         if participant.hidden:
             participant.send(update)
@@ -133,6 +146,13 @@ class Room:
         self.broadcast(update)
         if participant.left:
             participant.send(update)
+
+    def _tell_news(self) -> None:
+        """Comes before any offer of the tracks it tells of: clients can't place a track of a stranger."""
+        infos = [participant.info() for participant in self._news.values() if not participant.left]
+        self._news.clear()
+        if infos:
+            self.broadcast(rtc.SignalResponse(update=rtc.ParticipantUpdate(participants=infos)))
 
     def others(self, viewer: Participant) -> list[models.ParticipantInfo]:
         return [p.info() for p in self.participants.values() if p is not viewer and not p.hidden]
@@ -185,14 +205,46 @@ class Room:
         return policy is not None and policy.governs(self.name)
 
     def refresh(self) -> None:
-        """Coalesced: many changes in one turn of the loop are evaluated once."""
-        if not self._dirty and not self.closed:
-            self._dirty = True
-            asyncio.get_running_loop().call_soon(self._run)
+        """Coalesced: many changes in one turn of the loop (of a large room: in 75 ms) are evaluated once."""
+        self._dirty = True
+        self._wake()
+
+    def refresh_viewer(self, viewer: Participant) -> None:
+        """As ``refresh``, when only this viewer's own wishes have changed."""
+        self._doubtful[viewer.sid] = viewer
+        self._wake()
+
+    @property
+    def large(self) -> bool:
+        return len(self.participants) >= LARGE
+
+    def _wake(self) -> None:
+        if self._woken or self.closed:
+            return
+        self._woken = True
+        loop = asyncio.get_running_loop()
+        wait_s = self._ran_at + BATCH_S - loop.time() if self.large else 0
+        if wait_s > 0:
+            loop.call_later(wait_s, self._run)
+        else:
+            loop.call_soon(self._run)
 
     def _run(self) -> None:
-        self._dirty = False
-        if self.closed or self.worker_id is None:
+        self._woken = False
+        self._ran_at = asyncio.get_running_loop().time()
+        dirty, self._dirty = self._dirty, False
+        doubtful = list(self._doubtful.values())
+        self._doubtful.clear()
+        if self.closed:
+            return
+        if self.worker_id is None:
+            self._tell_news()
+            return
+        if not dirty:
+            self._tell_news()
+            for viewer in doubtful:
+                if not viewer.left:
+                    self.evaluate(viewer)
             return
         for track in list(self.tracks.values()):
             was = track.silenced
@@ -200,8 +252,8 @@ class Room:
                 track.publisher.show_mute(track)
                 track.publisher.tell_mute(track)
                 track.publisher.changed()
-        for participant in list(self.participants.values()):
-            self.evaluate(participant)
+        self._tell_news()
+        self._evaluate_all()
         for track in list(self.tracks.values()):
             self._evaluate_tap(track)
 
@@ -215,6 +267,53 @@ class Room:
         )
         track.info.muted = track.muted
         return track.silenced
+
+    def _evaluate_all(self) -> None:
+        """Viewers for whom the policy wants the same are worked out together, not pair by pair."""
+        policy = self.owner.policy if self.governed else None
+        everybody = list(self.participants.values())
+        if policy is None or any(p.permission is not None or p.forbidden for p in everybody):
+            for viewer in everybody:
+                self.evaluate(viewer)
+            return
+        audiences: dict[Hashable, list[Participant]] = {}
+        for viewer in everybody:
+            audiences.setdefault(policy.audience(self.name, viewer.identity), []).append(viewer)
+        for viewers in audiences.values():
+            if len(viewers) < 3:
+                for viewer in viewers:
+                    self.evaluate(viewer)
+            else:
+                self._evaluate_audience(policy, viewers)
+
+    def _evaluate_audience(self, policy: RoomPolicy, viewers: list[Participant]) -> None:
+        """Nobody is asked about itself: the second stands in for the first."""
+        common: list[Track] = []
+        for publisher in self.participants.values():
+            if publisher.hidden:
+                continue
+            asking = (viewers[1] if publisher is viewers[0] else viewers[0]).identity
+            common += [
+                track
+                for track in publisher.tracks.values()
+                if track.published and policy.wants(self.name, asking, publisher.identity, track.source)
+            ]
+        for viewer in viewers:
+            may = common if viewer.grants.can_subscribe else ()
+            viewer.want(
+                {
+                    track.sid: track
+                    for track in may
+                    if track.publisher is not viewer and self._chosen(policy, viewer, track)
+                }
+            )
+
+    def _chosen(self, policy: RoomPolicy, viewer: Participant, track: Track) -> bool:
+        """What the client said, else what it gets without a word."""
+        choice = viewer.choices.get(track.sid)
+        if choice is None:
+            return policy.unasked(self.name, viewer.identity, track.publisher.identity, track.source)
+        return choice
 
     def evaluate(self, viewer: Participant) -> None:
         """Everything that the viewer should receive now, pulled as a whole."""
@@ -231,9 +330,9 @@ class Room:
                 if not allowed or not viewer.grants.can_subscribe:
                     continue
                 if policy is not None:
-                    wants = viewer.choices.get(track.sid, True) and policy.wants(
+                    wants = policy.wants(
                         self.name, viewer.identity, publisher.identity, track.source
-                    )
+                    ) and self._chosen(policy, viewer, track)
                 else:
                     wants = viewer.choices.get(track.sid, viewer.auto_subscribe)
                 if wants:
@@ -352,6 +451,8 @@ class Room:
         if self.participants.get(participant.identity) is participant:
             del self.participants[participant.identity]
         self.speaking.pop(participant.sid, None)
+        self._news.pop(participant.sid, None)
+        self._doubtful.pop(participant.sid, None)
         participant.version += 1
         if not participant.hidden:
             update = rtc.ParticipantUpdate(participants=[participant.info()])

@@ -314,7 +314,16 @@ class MediaRooms:
     ) -> None:
         if not updates:
             return
+        concerned = {about.sid for about, _ in updates}
+        of_others = [info for about, info in updates if not about.hidden]
+        encoded = rtc.SignalResponse(
+            connection_quality=rtc.ConnectionQualityUpdate(updates=of_others)
+        ).SerializeToString()
         for viewer in room.participants.values():
+            if viewer.sid not in concerned:
+                if of_others:
+                    viewer.send_encoded(encoded)
+                continue
             # "Lost" about itself makes a browser reconnect fully after 10 s; it knows better (trap 12).
             infos = [
                 info

@@ -7,6 +7,7 @@ Only this module knows the text.  Lines that nobody here understands are skipped
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from itertools import pairwise
 
 from sfu.params import (
@@ -25,6 +26,8 @@ MAX_CODECS = 128
 MAX_EXTENSIONS = 64
 MAX_SSRCS = 64
 MAX_RIDS = 8
+REMEMBERED = 4_096  # sections: a client's descriptions repeat almost all of its last one
+REMEMBERED_CHARS = 4_096  # longer sections are read anew, which bounds the memory
 DIRECTIONS = ("sendrecv", "sendonly", "recvonly", "inactive")
 
 
@@ -127,38 +130,33 @@ def parse(text: str) -> Description:
     bundle: tuple[str, ...] = ()
     ice_lite = mixed = False
     origin = (0, 0)
-    drafts: list[_Draft] = []
-    current = session
-    for line in lines[1:]:
+    starts = [at for at, line in enumerate(lines) if line.startswith("m=")]
+    if len(starts) > MAX_SECTIONS:
+        raise SdpError("the description has too many sections")
+    for line in lines[1 : starts[0] if starts else len(lines)]:
         kind, _, value = line.partition("=")
         value = value.strip()
-        if kind == "m":
-            if len(drafts) >= MAX_SECTIONS:
-                raise SdpError("the description has too many sections")
-            current = _media_line(value)
-            drafts.append(current)
-        elif kind == "o" and current is session:
+        if kind == "o":
             parts = value.split()
             if len(parts) >= 3:
                 origin = (_number(parts[1], 2**64) or 0, _number(parts[2], 2**64) or 0)
         elif kind == "a":
             name, _, rest = value.partition(":")
-            if current is session:
-                if name == "group" and rest.startswith("BUNDLE"):
-                    bundle = tuple(rest.split()[1:])
-                    continue
-                ice_lite = ice_lite or name == "ice-lite"
-                mixed = mixed or name == "extmap-allow-mixed"
+            if name == "group" and rest.startswith("BUNDLE"):
+                bundle = tuple(rest.split()[1:])
+                continue
+            ice_lite = ice_lite or name == "ice-lite"
+            mixed = mixed or name == "extmap-allow-mixed"
             try:
-                _attribute(current, name, rest)
+                _attribute(session, name, rest)
             except ValueError as error:
-                # A bad line spoils its own section, except where it would spoil nothing but itself.
-                if current is session:
-                    raise SdpError(f"the session attribute {name[:32]} can't be read") from error
-                current.problem = current.problem or f"attribute {name[:32]}: {error}"
-    if not drafts:
+                raise SdpError(f"the session attribute {name[:32]} can't be read") from error
+    if not starts:
         raise SdpError("the description has no media section")
-    sections = tuple(_finish(draft, index) for index, draft in enumerate(drafts))
+    sections = tuple(
+        _section(tuple(lines[at:end]), index)
+        for index, (at, end) in enumerate(pairwise([*starts, len(lines)]))
+    )
     mids = [section.mid for section in sections]
     if len(set(mids)) != len(mids):
         raise SdpError("two sections have the same mid")
@@ -173,6 +171,30 @@ def parse(text: str) -> Description:
         fingerprints=tuple(session.fingerprints),
         setup=session.setup,
     )
+
+
+def _section(lines: tuple[str, ...], index: int) -> Section:
+    """From its m= line on.  Raises SdpError when that line can't be read."""
+    if sum(map(len, lines)) > REMEMBERED_CHARS:
+        return _read_section(lines, index)
+    return _remembered_section(lines, index)
+
+
+def _read_section(lines: tuple[str, ...], index: int) -> Section:
+    draft = _media_line(lines[0].partition("=")[2].strip())
+    for line in lines[1:]:
+        kind, _, value = line.partition("=")
+        if kind == "a":
+            name, _, rest = value.strip().partition(":")
+            try:
+                _attribute(draft, name, rest)
+            except ValueError as error:
+                # A bad line spoils its own section, except where it would spoil nothing but itself.
+                draft.problem = draft.problem or f"attribute {name[:32]}: {error}"
+    return _finish(draft, index)
+
+
+_remembered_section = lru_cache(REMEMBERED)(_read_section)
 
 
 def _media_line(value: str) -> _Draft:

@@ -38,6 +38,10 @@ class Session:
         self.left = False  # the client said goodbye
 
     def send(self, message: rtc.SignalResponse) -> None:
+        self.send_encoded(message.SerializeToString())
+
+    def send_encoded(self, message: bytes) -> None:
+        """For what many get: encoded once."""
         if self._closing is not None:
             return
         if len(self._outbox) >= self._limits.send_queue:
@@ -45,7 +49,7 @@ class Session:
             self._outbox.clear()
             self.close(POLICY_VIOLATION, "too slow")
             return
-        self._outbox.append(message.SerializeToString())
+        self._outbox.append(message)
         self._wake.set()
 
     def close(self, code: int = OK, reason: str = "") -> None:

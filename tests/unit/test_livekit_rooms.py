@@ -52,6 +52,7 @@ class Rules:
     def __init__(self) -> None:
         self.refused: dict[str, str] = {}
         self.unwanted: set[tuple[str, str, str]] = set()
+        self.on_request: set[tuple[str, str, str]] = set()
         self.silent: set[tuple[str, str]] = set()
         self.taps: dict[tuple[str, str], str] = {}
 
@@ -63,6 +64,12 @@ class Rules:
 
     def wants(self, room: str, viewer: str, publisher: str, source: str) -> bool:
         return (viewer, publisher, source) not in self.unwanted
+
+    def unasked(self, room: str, viewer: str, publisher: str, source: str) -> bool:
+        return (viewer, publisher, source) not in self.on_request
+
+    def audience(self, room: str, viewer: str) -> str:
+        return viewer
 
     def silenced(self, room: str, publisher: str, source: str) -> bool:
         return (publisher, source) in self.silent
