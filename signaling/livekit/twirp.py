@@ -83,7 +83,10 @@ async def _serve(media: MediaRooms, request: web.Request) -> web.Response:
             {"code": error.code, "msg": error.message}, status=STATUS.get(error.code, 500)
         )
     if as_json:
-        text = json_format.MessageToJson(answer, preserving_proto_field_name=True)
+        # Twirp's servers write empty fields too (since v7): "rooms": [] when there is none.
+        text = json_format.MessageToJson(
+            answer, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+        )
         return web.Response(text=text, content_type="application/json")
     return web.Response(body=answer.SerializeToString(), content_type="application/protobuf")
 
