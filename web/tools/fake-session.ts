@@ -132,6 +132,9 @@ export class MediaSession {
   }
   async setScreenShare(): Promise<void> {}
   wantSize(): void {}
+  show(): () => void {
+    return () => undefined
+  }
   localLevel(): number {
     return 0.3
   }

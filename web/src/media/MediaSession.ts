@@ -183,6 +183,11 @@ export class MediaSession {
     this.reception.wantSize(identity, source, width, height)
   }
 
+  /** A view shows this picture until the returned function is called: large meetings send only what is shown. */
+  show(identity: string, source: VideoSource): () => void {
+    return this.reception.show(identity, source)
+  }
+
   /** Own microphone from 0 to 1, also while muted. */
   localLevel(): number {
     return this.publications.level()
@@ -248,6 +253,7 @@ export class MediaSession {
     this.set('connected')
     // Not awaited: livekit-client's publishTrack may never settle when the room goes away under it.
     this.publications.publishAll()
+    this.reception.settleSoon()
     this.blocked = !room.canPlaybackAudio
     this.changed()
   }
@@ -316,6 +322,9 @@ export class MediaSession {
         this.blocked = !playing
         this.changed()
       })
+    for (const event of [RoomEvent.TrackPublished, RoomEvent.TrackUnpublished, RoomEvent.ParticipantDisconnected] as const) {
+      room.on(event, () => this.reception.settleSoon())
+    }
     for (const event of [
       RoomEvent.TrackMuted,
       RoomEvent.TrackUnmuted,

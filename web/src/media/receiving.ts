@@ -1,11 +1,11 @@
 /** What comes from the others: their pictures, the size wanted of each, and how loud each is played. */
 import {
   LocalVideoTrack,
+  RemoteTrackPublication,
   RemoteVideoTrack,
   Track,
   type Participant,
   type RemoteTrack,
-  type RemoteTrackPublication,
   type Room,
 } from 'livekit-client'
 
@@ -17,12 +17,68 @@ const SOURCE: Record<VideoSource, Track.Source> = {
   screen_share: Track.Source.ScreenShare,
 }
 
+/** From as many cameras on, this page says which it wants, as the server no longer sends all unasked beyond 25. */
+const ASKED_FROM = 20
+const SHOWN_ONLY_BEYOND = 25
+/** Turning a page unmounts and mounts its tiles: only what stays is told. */
+const SETTLE_MS = 100
+
+/** What to say about one camera among `cameras`: true/false = subscribe or not, null = nothing new. */
+export function cameraWish(cameras: number, shown: boolean, asked: boolean | undefined): boolean | null {
+  const wish = cameras <= SHOWN_ONLY_BEYOND || shown
+  if (wish === asked) return null
+  return cameras < ASKED_FROM && asked === undefined ? null : wish
+}
+
 /** `room` gives the room of now, null between two joins; the wishes outlive it. */
 export class Reception {
   private readonly sizes = new Map<string, { width: number; height: number }>()
   private readonly volumes = new Map<string, number>()
 
+  /** How many views show a participant's camera now. */
+  private readonly shown = new Map<string, number>()
+  private readonly asked = new WeakMap<RemoteTrackPublication, boolean>()
+  private settling: ReturnType<typeof setTimeout> | null = null
+
   constructor(private readonly room: () => Room | null) {}
+
+  /** A view shows this picture until the returned function is called. In a large meeting only such cameras are received. */
+  show(identity: string, source: VideoSource): () => void {
+    if (source !== 'camera') return () => undefined
+    this.shown.set(identity, (this.shown.get(identity) ?? 0) + 1)
+    this.settleSoon()
+    let over = false
+    return () => {
+      if (over) return
+      over = true
+      const left = (this.shown.get(identity) ?? 1) - 1
+      if (left > 0) this.shown.set(identity, left)
+      else this.shown.delete(identity)
+      this.settleSoon()
+    }
+  }
+
+  /** Cameras came or went, or others are shown. */
+  settleSoon(): void {
+    this.settling ??= setTimeout(() => {
+      this.settling = null
+      this.settle()
+    }, SETTLE_MS)
+  }
+
+  private settle(): void {
+    const cameras: [string, RemoteTrackPublication][] = []
+    for (const [identity, participant] of this.room()?.remoteParticipants ?? []) {
+      const publication = participant.getTrackPublication(Track.Source.Camera)
+      if (publication instanceof RemoteTrackPublication) cameras.push([identity, publication])
+    }
+    for (const [identity, publication] of cameras) {
+      const wish = cameraWish(cameras.length, this.shown.has(identity), this.asked.get(publication))
+      if (wish === null) continue
+      this.asked.set(publication, wish)
+      publication.setSubscribed(wish)
+    }
+  }
 
   /** The picture of a participant, or null if there is none to show now. */
   track(identity: string, source: VideoSource): RemoteOrLocalVideo | null {

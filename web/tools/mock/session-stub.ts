@@ -133,6 +133,9 @@ export class MediaSession {
     this.tell()
   }
   wantSize(): void {}
+  show(): () => void {
+    return () => undefined
+  }
   localLevel(): number {
     return this.capture?.level() ?? 0
   }
