@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections import OrderedDict
@@ -30,6 +31,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 M = TypeVar("M", bound=BaseModel)
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _HOST = re.compile(r"[A-Za-z0-9.\-]{1,253}(:\d{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:\d{1,5})?")
+BODY_TIMEOUT_S = 15.0  # as long as the door waits for a head; 1 MiB at 70 kB/s
 _ADDRESSES = 10_000  # how many addresses the limits remember
 
 REQUEST_SECONDS = Histogram(
@@ -182,7 +184,12 @@ async def read_json_text(request: web.Request) -> bytes:
         raise LianxinError(
             "not_json", 415, "请求内容必须是 JSON。", "The body must be sent as application/json."
         )
-    return await request.read()
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            return await request.read()
+    except TimeoutError:
+        counters.refused("slow_request")
+        raise LianxinError("slow_body", 408, "请求内容发送过慢。", "The body came too slowly.") from None
 
 
 # ---------------------------------------------------------------- answering

@@ -100,6 +100,16 @@ async def test_who_hangs_up_in_mid_body_leaves_no_traceback(
     assert [record for record in caplog.records if record.exc_info] == []
 
 
+async def test_a_body_that_drips_is_not_waited_for_for_ever(
+    door: TestServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("signaling.http.BODY_TIMEOUT_S", 0.05)
+    before = counters.refused_total("slow_request")
+    answer = await say(door, post(body=b"{}").replace(b"Content-Length: 2", b"Content-Length: 500"))
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert counters.refused_total("slow_request") == before + 1
+
+
 @pytest.mark.parametrize("path", ["/api/v1/meetings/mt_%00", "/api/v1/recordings?after=%00", "/%00"])
 async def test_a_nul_in_an_address_reaches_no_database(door: TestServer, path: str) -> None:
     answer = await say(door, b"GET " + path.encode() + b" HTTP/1.1\r\nHost: x\r\n\r\n")
