@@ -11,6 +11,7 @@ from collections.abc import Coroutine, Hashable, Mapping
 from typing import Any, Protocol
 
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
 
 from core.clock import Clock
 from core.errors import LianxinError
@@ -311,7 +312,7 @@ class Reconciler:
                 return
             try:
                 recording_id = await self._recorder.start(meeting_id, meeting.title)
-            except (LianxinError, OSError) as error:
+            except (LianxinError, OSError, SQLAlchemyError) as error:
                 log.error("recording not started", meeting=meeting_id, error=str(error))
                 self._directory.tell(meeting_id, RecordingFailed())
                 return
@@ -336,7 +337,7 @@ class Reconciler:
             del self._tap_paths[key]
         try:
             await self._recorder.stop(recording_id)
-        except (LianxinError, OSError) as error:
+        except (LianxinError, OSError, SQLAlchemyError) as error:
             log.error("recording not closed", recording=recording_id, error=str(error))
 
     def _note_events(self, change: Change) -> None:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from rooms.commands import Broadcast, Call, End, GiveFloor, HangUp, Leave, Mute, StartRecording, StopRecording
 from rooms.directory import RoomDirectory
@@ -44,15 +45,15 @@ class Recorder:
         self.stopped: list[str] = []
         self.notes: list[dict[str, Any]] = []
         self.paths = 0
-        self.failing = False
+        self.failing: Exception | None = None
         self.gate = asyncio.Event()
         self.gate.set()
         self.called = asyncio.Event()
 
     async def start(self, meeting_id: str, title: str) -> str:
         await self.gate.wait()
-        if self.failing:
-            raise OSError("disk full")
+        if self.failing is not None:
+            raise self.failing
         self.started += 1
         return f"rec_{self.started}"
 
@@ -263,8 +264,11 @@ async def test_stopped_while_the_recorder_was_still_opening(bench: Bench) -> Non
     assert bench.recorder.started == len(bench.recorder.stopped)
 
 
-async def test_a_recorder_that_cannot_begin_turns_the_light_off(bench: Bench) -> None:
-    bench.recorder.failing = True
+@pytest.mark.parametrize(
+    "error", [OSError("disk full"), OperationalError("INSERT", {}, Exception("database is locked"))]
+)
+async def test_a_recorder_that_cannot_begin_turns_the_light_off(bench: Bench, error: Exception) -> None:
+    bench.recorder.failing = error
     await bench.directory.command(bench.meeting, HOST, StartRecording())
     await bench.until(lambda: bool((r := bench.directory.room(bench.meeting)) and r.recording is None))
 
