@@ -139,10 +139,14 @@ class RoomDirectory:
         return None if live is None else live.plan
 
     async def find(self, meeting_id: str) -> Room:
-        """Any meeting, also a long ended one.  Raises ``Refused("meeting_unknown")``."""
+        """Any meeting, also a long ended one.  Raises ``Refused``: "meeting_unknown" or "storage_failed"."""
         room = self.room(meeting_id)
-        if room is None and len(meeting_id) <= 32:
-            room = await self._store.find(meeting_id)
+        if room is None and len(meeting_id) <= 32 and meeting_id.isprintable():
+            try:
+                room = await self._store.find(meeting_id)
+            except (SQLAlchemyError, OSError) as error:
+                log.error("meeting not looked up", error=str(error).partition("\n")[0])
+                raise Refused("storage_failed") from error
         if room is None:
             raise Refused("meeting_unknown")
         return room

@@ -162,6 +162,19 @@ async def test_commands_are_refused_undone_and_facts_kept_while_nothing_can_be_s
     assert stored.seats[A].muted_by_chair
 
 
+async def test_looking_for_an_old_meeting_while_the_database_is_locked_is_a_refusal(
+    ground: Ground, directory: RoomDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def locked(*args: Any) -> None:
+        raise OperationalError("SELECT", {}, Exception("database is locked"))
+
+    monkeypatch.setattr(ground.store, "find", locked)
+    for meeting, code in (("mt_old", "storage_failed"), ("mt_\0", "meeting_unknown")):
+        with pytest.raises(Refused) as refusal:
+            await directory.find(meeting)
+        assert refusal.value.code == code
+
+
 async def test_rings_again_by_the_clock(ground: Ground, directory: RoomDirectory) -> None:
     meeting = (await directory.open(HOST, "会议", MAIN, [A])).meeting_id
     await directory.command(meeting, HOST, Call(venue=A))
