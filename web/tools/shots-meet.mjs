@@ -9,6 +9,7 @@ import vue from '@vitejs/plugin-vue'
 import { chromium } from 'playwright-core'
 import { createServer } from 'vite'
 import { WebSocketServer } from 'ws'
+import { ENLARGED, findings, lostTexts, tooWide } from './inspect.mjs'
 import { api, scenes, viewOf } from './mock/scenes.mjs'
 
 const here = dirname(fileURLToPath(import.meta.url))
@@ -66,7 +67,9 @@ try {
   for (const one of scenes) {
     if (!one.name.includes(only)) continue
     scene = one
-    for (const [width, height] of one.sizes ?? [[1920, 1080], [1366, 768]]) {
+    const reading = /^\/(recordings|ops)/.test(one.path)
+    for (const [width, height] of [...(one.sizes ?? [[1920, 1080], [1366, 768]]), ...(reading ? ENLARGED : [])]) {
+      const enlarged = height < 600
       const flags = ['--no-sandbox', '--disable-gpu', '--use-fake-ui-for-media-stream', '--autoplay-policy=no-user-gesture-required']
       if (!one.noDevices) flags.push('--use-fake-device-for-media-stream=fps=30')
       const browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium', headless: true, args: flags })
@@ -90,9 +93,14 @@ try {
       if (one.wait) await page.waitForSelector(one.wait, { timeout: 8000 }).catch((e) => console.error(`${one.name}: ${e.message.split('\n')[0]}`))
       await page.waitForTimeout(one.settle ?? 1200)
       if (one.act) await one.act(page).catch((e) => console.error(`${one.name}: ${e.message.split('\n')[0]}`))
-      const overflow = await page.evaluate(() => document.documentElement.scrollWidth > window.innerWidth + 1)
-      if (overflow) console.error(`${one.name} ${width}: wider than the screen`)
-      await page.screenshot({ path: join(out, `${one.name}-${width}.png`), fullPage: one.fullPage ?? false })
+      await page.screenshot({ path: join(out, `${one.name}-${width}.png`), fullPage: enlarged || (one.fullPage ?? false) })
+      const found = (await tooWide(page)) > 1 ? ['wider than the screen'] : []
+      if (enlarged) found.push(...(await lostTexts(page)).map((text) => `cut: ${text}`))
+      if (width === 1366) found.push(...(await findings(page)).map((line) => `axe ${line}`))
+      for (const line of found) {
+        failures += 1
+        console.error(`${one.name} ${width}: ${line}`)
+      }
       await browser.close()
       console.log(`${one.name}-${width}.png`)
     }

@@ -1,15 +1,15 @@
 /**
- * Screenshots of the sign-in page and the console in every state, at 1366 × 768 and 1920 × 1080, to be looked at; axe's serious
- * findings, page errors and requests to outside make it fail.
+ * Screenshots of the sign-in page and the console in every state, at 1366 × 768 and 1920 × 1080, some also with text at 200 %, to be
+ * looked at; axe's serious findings, cut texts, page errors and requests to outside make it fail.
  * npm run shots [-- --out DIR] [--only NAME]; needs /usr/bin/chromium (or CHROMIUM=…).
  */
 import { execFileSync } from 'node:child_process'
-import { createRequire } from 'node:module'
-import { mkdirSync, mkdtempSync, readFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { chromium } from 'playwright-core'
+import { ENLARGED, findings, lostTexts, tooWide } from './inspect.mjs'
 import { serve } from './mock-server.mjs'
 
 const option = (name, other) => {
@@ -29,16 +29,6 @@ const browser = await chromium.launch({
   args: ['--no-sandbox', '--disable-gpu', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync', '--use-fake-device-for-media-stream', '--use-fake-ui-for-media-stream', '--autoplay-policy=no-user-gesture-required']
 })
 const troubles = []
-const AXE = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8')
-
-/** Serious findings of axe; evaluated, not inserted, since the pages' policy allows no foreign script. */
-async function findings(page) {
-  await page.evaluate(AXE)
-  return page.evaluate(async () => {
-    const { violations } = await window.axe.run(document, { resultTypes: ['violations'] })
-    return violations.filter((one) => one.impact === 'serious' || one.impact === 'critical').map((one) => `${one.id}: ${one.nodes.length} × ${one.nodes[0].target.join(' ')} ${one.nodes[0].any[0]?.message ?? ''}`)
-  })
-}
 
 const HOUR = 3_600_000
 const past = (n, title) => ({ id: `mt_${n}`, title, status: 'ended', created_at: Date.now() - n * 26 * HOUR })
@@ -99,9 +89,10 @@ const SHOTS = {
 }
 
 const SIZES = [[1366, 768], [1920, 1080]]
+const ALSO_ENLARGED = ['signin', 'signin-error', 'signin-en', 'lobby-empty', 'lobby', 'console-19', 'console-19-en', 'console-122', 'console-drawer', 'console-error', 'console-offline', 'console-end', 'console-keys']
 for (const [name, shot] of Object.entries(SHOTS)) {
   if (only && !name.includes(only)) continue
-  for (const [width, height] of name.startsWith('signin') ? [...SIZES, [390, 844]] : SIZES) {
+  for (const [width, height] of [...SIZES, ...(name.startsWith('signin') ? [[390, 844]] : []), ...(ALSO_ENLARGED.includes(name) ? ENLARGED : [])]) {
     Object.assign(server.state, { user: shot.user === null ? null : (shot.user ?? 'host'), scene: shot.scene ?? null, refuse: shot.refuse ?? null, silent: false, list: shot.list ?? [] })
     const context = await browser.newContext({ viewport: { width, height }, locale: 'zh-CN', permissions: ['camera', 'microphone'] })
     const page = await context.newPage()
@@ -114,8 +105,10 @@ for (const [name, shot] of Object.entries(SHOTS)) {
     } catch (error) {
       troubles.push(`${name}: ${error.message.split('\n')[0]}`)
     }
-    await page.screenshot({ path: join(out, `${name}-${width}.png`) })
-    const overflow = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth)
+    const enlarged = height < 600
+    await page.screenshot({ path: join(out, `${name}-${width}.png`), fullPage: enlarged })
+    const overflow = await tooWide(page)
+    if (enlarged) for (const text of await lostTexts(page)) troubles.push(`${name}-${width}: cut: ${text}`)
     if (overflow > 0) troubles.push(`${name}-${width}: ${overflow} px too wide`)
     if (width === 1366) for (const found of await findings(page)) troubles.push(`${name}: axe ${found}`)
     await context.close()

@@ -70,6 +70,7 @@ interface Opts {
   onChange: () => void
 }
 
+export const OWN_MUTE = { own_mute: true } as const
 export class MediaSession {
   state = 'idle'
   lostReason: string | null = null
