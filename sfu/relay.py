@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+import struct
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -41,6 +42,10 @@ log = logging.getLogger(__name__)
 BATCH = 64  # datagrams per turn of the loop: enough to keep up, few enough that signalling isn't starved
 SOCKET_BUFFER = 4 << 20  # bytes; a key frame to 100 receivers is a burst of some megabytes
 SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33  # past the limits of the system, when we are allowed to
+SO_TIMESTAMPNS = 35  # Linux: the kernel says when each datagram came
+TIMESPEC = struct.Struct("@qq")
+ANCILLARY = socket.CMSG_SPACE(TIMESPEC.size)
+MAX_AGE_MS = 2000.0  # older is no age but a clock that was set
 MAX_PACKET = 1600  # bytes of one RTP or RTCP datagram
 
 _RTP_FAILURES = {
@@ -60,6 +65,15 @@ def epoch_clock_ms() -> Callable[[], float]:
     origin = time.time() - time.monotonic()
     monotonic = time.monotonic
     return lambda: (origin + monotonic()) * 1000
+
+
+def age_ms(ancillary: list[tuple[int, int, bytes]]) -> float:
+    """How long a datagram has waited in the socket; 0 when the kernel does not say."""
+    if not ancillary:
+        return 0.0
+    seconds, nanoseconds = TIMESPEC.unpack(ancillary[0][2])
+    age = (time.time_ns() - seconds * 1_000_000_000 - nanoseconds) / 1e6
+    return float(age) if 0.0 < age < MAX_AGE_MS else 0.0
 
 
 class MediaSide(Protocol):
@@ -105,11 +119,23 @@ class PythonRelay:
     """Reads and writes the worker's UDP socket.  ``clock_ms`` is like ``epoch_clock_ms``."""
 
     def __init__(
-        self, sock: socket.socket, sink: DatagramSink, clock_ms: Callable[[], float], drops: Drops
+        self,
+        sock: socket.socket,
+        sink: DatagramSink,
+        clock_ms: Callable[[], float],
+        drops: Drops,
+        *,
+        kernel_times: bool = False,
     ) -> None:
+        """``kernel_times``: packets arrive when the kernel saw them, not when we come to read them.  A busy
+        loop then looks no longer like a congested line to the sender's bandwidth estimation.
+        """
         self_test()
         self.drops = drops
         self._sock = sock
+        if kernel_times:
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         self._sink = sink
         self._clock_ms = clock_ms
         self._side: MediaSide | None = None
@@ -246,11 +272,12 @@ class PythonRelay:
     # ------------------------------------------------------------ in
 
     def _on_readable(self) -> None:
-        receive, clock = self._sock.recvfrom_into, self._clock_ms
+        receive, clock = self._sock.recvmsg_into, self._clock_ms
         view, by_address = self._in.view, self._by_address
+        buffers = (view,)
         for _ in range(BATCH):
             try:
-                size, address = receive(view)
+                size, ancillary, _, address = receive(buffers, ANCILLARY)
             except (BlockingIOError, InterruptedError):
                 break
             except OSError:  # an ICMP error of an earlier send
@@ -269,9 +296,9 @@ class PythonRelay:
                 elif leg.srtp is None:
                     self.drops.count(DropReason.NO_KEYS)
                 elif 191 < view[1] < 224:
-                    self._on_rtcp(leg, size, clock())
+                    self._on_rtcp(leg, size, clock() - age_ms(ancillary))
                 else:
-                    self._on_rtp(leg, size, clock())
+                    self._on_rtp(leg, size, clock() - age_ms(ancillary))
             elif size >= BUFFER_SIZE:
                 self.drops.count(DropReason.OVERSIZE)
             elif head < 4:

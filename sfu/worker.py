@@ -75,7 +75,7 @@ class Worker:
         """
         self._sock = await bind_udp(bind_address(self.addresses()), self.config.udp_port)
         self.udp_port: int = self._sock.getsockname()[1]
-        self._relay = PythonRelay(self._sock, self, self._clock_ms, self._drops)
+        self._relay = PythonRelay(self._sock, self, self._clock_ms, self._drops, kernel_times=True)
         self._ice = IceLite(self._relay.send, self, self._clock_ms, self._drops)
         self._media = MediaPlane(self._relay, self._emit, self._clock_ms, self._tap_factory)
         self._relay.start(asyncio.get_running_loop())
