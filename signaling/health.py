@@ -17,6 +17,7 @@ from signaling import keys
 from signaling.http import client_address, within
 from signaling.metrics import WorkerLedger
 from signaling.openapi import operation
+from signaling.replies import json_response
 from signaling.sessions import require_user
 
 LEDGER: web.AppKey[WorkerLedger] = web.AppKey("ledger", WorkerLedger)
@@ -86,7 +87,7 @@ async def readyz(request: web.Request) -> web.Response:
     body: dict[str, Any] = {"status": "ready" if ready else "not ready"}
     if _may_look(request):
         body["checks"] = checks
-    return web.json_response(body, status=200 if ready else 503, headers={"Cache-Control": "no-store"})
+    return json_response(body, status=200 if ready else 503, headers={"Cache-Control": "no-store"})
 
 
 async def _checks(app: web.Application) -> dict[str, str]:
@@ -123,7 +124,7 @@ def _may_look(request: web.Request) -> bool:
 @operation("State of the machine, for the ops page", tag="status", response=StatusView, roles=("host", "it"))
 async def status(request: web.Request) -> web.Response:
     await require_user(request, "host", "it")
-    return web.json_response((await view(request.app)).model_dump())
+    return json_response((await view(request.app)).model_dump())
 
 
 async def view(app: web.Application) -> StatusView:

@@ -24,6 +24,7 @@ from core.config import LimitsConfig
 from core.errors import BadRequest, Forbidden, LianxinError, TooMany, Unavailable
 from signaling import keys
 from signaling.livekit.limits import Bucket
+from signaling.replies import json_response
 
 log = structlog.get_logger(__name__)
 
@@ -206,7 +207,7 @@ def problem(error: LianxinError) -> web.Response:
         "detail_en": error.message_en,
         **error.extra,
     }
-    response = web.json_response(body, status=error.status, content_type="application/problem+json")
+    response = json_response(body, status=error.status, content_type="application/problem+json")
     if "retry_after_s" in error.extra:
         response.headers[hdrs.RETRY_AFTER] = str(error.extra["retry_after_s"])
     if error.status == 401:

@@ -21,6 +21,7 @@ from signaling.http import read_model, read_value
 from signaling.livekit.participant import OWN_MUTE
 from signaling.livekit.token import Grants
 from signaling.openapi import operation
+from signaling.replies import json_response
 from signaling.sessions import User, require_user
 
 SITTER = "lianxin.user"  # attribute of a participant: whose page it is
@@ -88,7 +89,7 @@ async def open_meeting(request: web.Request) -> web.Response:
         raise BadRequest("invalid_request", "会议名称含有控制字符。", "The title holds control characters.")
     main_venue = wanted.main_venue or ROOT
     room = await request.app[keys.DIRECTORY].open(actor_of(user), title, main_venue, wanted.venues)
-    return web.json_response(_view(request, user, room), status=201)
+    return json_response(_view(request, user, room), status=201)
 
 
 @operation("List meetings, newest first", tag="meetings", response=shapes.MeetingList)
@@ -110,7 +111,7 @@ async def list_meetings(request: web.Request) -> web.Response:
             }
             for found in await directory.summaries()
         ]
-    return web.json_response({"items": items})
+    return json_response({"items": items})
 
 
 @operation(
@@ -121,7 +122,7 @@ async def list_meetings(request: web.Request) -> web.Response:
 )
 async def show_meeting(request: web.Request) -> web.Response:
     user = await require_user(request)
-    return web.json_response(_view(request, user, await _room(request, user)))
+    return json_response(_view(request, user, await _room(request, user)))
 
 
 @operation(
@@ -144,7 +145,7 @@ async def command_meeting(request: web.Request) -> web.Response:
     revision = await directory.command(room.meeting_id, actor_of(user), command)
     if isinstance(command, StartRecording):
         await directory.recording_opened(room.meeting_id)
-    return web.json_response({"ok": True, "revision": revision})
+    return json_response({"ok": True, "revision": revision})
 
 
 def _may_sit(request: web.Request, room: Room, user: User) -> bool:
@@ -201,7 +202,7 @@ async def media_token(request: web.Request) -> web.Response:
         room.meeting_id, identity, name, TOKEN_TTL_S, now=request.app[keys.CLOCK].now(), grants=grants,
         attributes=attributes,
     )  # fmt: skip
-    return web.json_response({"url": "", "token": token, "identity": identity, "occupies": occupies})
+    return json_response({"url": "", "token": token, "identity": identity, "occupies": occupies})
 
 
 @operation("List venues in protocol order", tag="venues", response=shapes.VenueList)
@@ -209,7 +210,7 @@ async def list_venues(request: web.Request) -> web.Response:
     await require_user(request)
     directory = request.app[keys.DIRECTORY]
     items = [views.venue_line(venue, directory.presence) for venue in directory.venues.values()]
-    return web.json_response({"items": items})
+    return json_response({"items": items})
 
 
 def routes() -> list[web.RouteDef]:

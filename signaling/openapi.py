@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 from aiohttp import hdrs, web
 from pydantic import TypeAdapter
 
+from signaling.replies import json_response
+
 F = TypeVar("F", bound=Callable[..., Any])
 _ATTRIBUTE = "__lianxin_operation__"
 _REF = "#/components/schemas/{model}"
@@ -206,7 +208,7 @@ def _operation_id(method: str, path: str) -> str:
 async def _openapi(request: web.Request) -> web.Response:
     from signaling.version import VERSION
 
-    return web.json_response(document(request.app, VERSION))
+    return json_response(document(request.app, VERSION))
 
 
 def routes() -> list[web.RouteDef]:

@@ -12,6 +12,7 @@ from portal.accounts.service import User
 from signaling import keys
 from signaling.http import client_address, is_https, limits_of, read_model
 from signaling.openapi import operation
+from signaling.replies import json_response
 
 __all__ = ["COOKIE", "User", "require_user", "routes", "user_json"]
 
@@ -99,7 +100,7 @@ async def sign_in(request: web.Request) -> web.Response:
         credentials.username, credentials.password, client_address(request)
     )
     body = {"user": user_json(signed.user), "token": signed.token, "expires_at": _ms(signed.expires_at)}
-    response = web.json_response(body, status=201)
+    response = json_response(body, status=201)
     _set_cookie(request, response, signed.token, signed.expires_at)
     return response
 
@@ -120,7 +121,7 @@ def _set_cookie(request: web.Request, response: web.Response, token: str, expire
 @operation("Who is signed in", tag="sessions", response=SessionView)
 async def current(request: web.Request) -> web.Response:
     user, expires_at = await _signed_in(request)
-    response = web.json_response({"user": user_json(user), "expires_at": _ms(expires_at)})
+    response = json_response({"user": user_json(user), "expires_at": _ms(expires_at)})
     if token_of(request) == request.cookies.get(COOKIE):
         _set_cookie(request, response, token_of(request), expires_at)  # it must live as long as the session
     return response
