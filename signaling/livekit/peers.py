@@ -141,6 +141,8 @@ class AnsweringPeer(Peer):
         self._asked = False  # a MediaSectionsRequirement is on its way and no offer has come since
         self._unmet: frozenset[str] = frozenset()  # what was pending when we asked last
         self._fruitless = 0  # how often asking for these brought nothing
+        self._unoffered: frozenset[str] = frozenset()  # announced tracks that no offer has carried, last tick
+        self._nudges = 0  # how often the client was asked to offer these
 
     async def answer(self, text: str, offer_id: int) -> None:
         """Raises SdpError when nothing of the offer can be used; what fails inside a section fails alone."""
@@ -294,6 +296,23 @@ class AnsweringPeer(Peer):
                 )
             )
         )
+
+    def nudge(self) -> None:
+        """Once a second.  A client that announced a track and does not offer it has missed its turn: the
+        Rust core may, when it adds one while its offer of another is under way.  It is asked to offer again.
+        """
+        waiting = frozenset(t.sid for t in self.participant.tracks.values() if not t.published)
+        if waiting != self._unoffered:
+            self._unoffered, self._nudges = waiting, 0
+            return
+        if not waiting or not self.single or self.opened is None or self._lock.locked():
+            return
+        if self._nudges < MAX_FRUITLESS:
+            self._nudges += 1
+            counters.refused("track_not_offered")
+            self.participant.send(
+                rtc.SignalResponse(media_sections_requirement=rtc.MediaSectionsRequirement())
+            )
 
     def resumed(self) -> None:
         """A new WebSocket: a requirement sent on the old one may be lost; the client will offer anyway."""

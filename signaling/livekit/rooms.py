@@ -383,6 +383,7 @@ class MediaRooms:
             counters.refused("livekit_no_media")
             self.expel(participant, REASON.JOIN_FAILURE, ACTION.DISCONNECT, "join_failed")
             return
+        participant.publisher.nudge()
         if now - participant.token_refreshed_at > limits.refresh_token_s:
             participant.token_refreshed_at = now
             self.refresh_token(participant)

@@ -426,6 +426,22 @@ async def test_single_connection_asks_for_sections_that_it_lacks(signal_server: 
     assert not [m for m in await bob.quiet() if m.HasField("media_sections_requirement")]
 
 
+async def test_an_announced_track_that_no_offer_carries_is_asked_for(signal_server: LiveKitServer) -> None:
+    """The Rust core loses its turn when it adds a track while its offer of another is being answered."""
+    ann = await single(signal_server, "ann", captured_sdp("chromium-v1-0"))
+    await ann.next("answer")
+    await ann.send(
+        add_track=rtc.AddTrackRequest(
+            cid="late", type=models.TrackType.AUDIO, source=models.TrackSource.MICROPHONE
+        )
+    )
+    await ann.next("track_published")
+    for _ in range(12):
+        signal_server.media.tick(signal_server.media.clock.monotonic())
+    await ann.quiet()
+    assert ann.kinds().count("media_sections_requirement") == 5
+
+
 async def test_a_client_that_never_adds_sections_is_not_asked_for_ever(signal_server: LiveKitServer) -> None:
     await publish_camera(await signal_server.join("r", "ann"))
     only_data = captured_sdp("python-v0-0").replace("a=setup:active", "a=setup:actpass")
