@@ -105,8 +105,8 @@ export const scenes = [
   v('meeting-devices', { meeting: meeting(), act: async (page) => { await controls(page); await page.click('[data-testid=devices]'); await page.waitForTimeout(400) } }),
   v('meeting-leave', { meeting: meeting(), act: async (page) => { await controls(page); await page.click('[data-testid=leave]'); await page.waitForTimeout(400) } }),
   v('meeting-en', { meeting: meeting({ ...RECORDING, ...WUHU_SPEAKS }, { muted_by_chair: true }), locale: 'en', act: controls }),
-  ...['recordings', 'recordings-empty', 'recordings-error', 'recordings-loading', 'recordings-failed', 'recordings-en'].map((name) => ({
-    name, role: 'host', path: name === 'recordings-failed' ? '/recordings?id=rec_1' : '/recordings', wait: '[data-testid=recordings]',
+  ...['recordings', 'recordings-empty', 'recordings-error', 'recordings-loading', 'recordings-failed', 'recordings-open', 'recordings-en'].map((name) => ({
+    name, role: 'host', path: { 'recordings-failed': '/recordings?id=rec_1', 'recordings-open': '/recordings?id=rec_3' }[name] ?? '/recordings', wait: '[data-testid=recordings]',
     locale: name.endsWith('-en') ? 'en' : undefined,
     recordings: name === 'recordings-empty' ? [] : name === 'recordings-error' ? 'error' : name === 'recordings-loading' ? 'hang' : RECORDINGS,
     sizes: [[1920, 1080], [1366, 768], [390, 844]],
