@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rooms.audible import HOLD_S, SILENCE_S, Hearing, Microphones, listen
+from rooms.plan import MediaPlan
 
 LOUD, QUIET = -30.0, -70.0
 STEP_S = 0.3
@@ -125,3 +126,24 @@ def test_noise_below_the_threshold_moves_nobody(limit: int) -> None:
     for step in range(100):
         later = listen(later, room, dict.fromkeys(VENUES, -51.0 - step % 5), step * STEP_S, limit)
     assert later.heard == first.heard
+
+
+@given(some, some, st.sampled_from([None, *VENUES]), st.sampled_from([None, *VENUES]), st.none() | some)
+def test_viewers_of_one_audience_are_wanted_the_same(
+    members: frozenset[str],
+    away: frozenset[str],
+    stage: str | None,
+    content: str | None,
+    heard: frozenset[str] | None,
+) -> None:
+    """The LiveKit edge asks for one viewer of an audience and takes the answer for all."""
+    plan = MediaPlan(VENUES[0], members, seated=members | away, stage=stage, content=content)
+    viewers = [*VENUES, "console-us_1", "guest"]
+    for source in ("camera", "microphone", "screen_share", "screen_share_audio"):
+        for publisher in VENUES:
+            answers: dict[object, set[bool]] = {}
+            for viewer in viewers:
+                if viewer != publisher:
+                    wanted = plan.wants(viewer, publisher, source, heard)
+                    answers.setdefault(plan.audience(viewer), set()).add(wanted)
+            assert all(len(answer) == 1 for answer in answers.values())
