@@ -78,7 +78,7 @@ class Browser:
             if kind == models.TrackType.VIDEO:
                 ask.width, ask.height = 1280, 720
                 for quality, width, height in ((0, 320, 180), (1, 640, 360), (2, 1280, 720)):
-                    ask.layers.add(quality=quality, width=width, height=height)  # type: ignore[arg-type]
+                    ask.layers.add(quality=quality, width=width, height=height)
             await self._send(ws, add_track=ask)
         offer = rtc.SessionDescription(type="offer", sdp=captured_sdp("chromium-v0-1"), id=1)
         await self._send(ws, offer=offer)
