@@ -204,14 +204,16 @@ async def _remove_participant(media: MediaRooms, claims: Claims, ask: api.RoomPa
 
 
 async def _mute_track(media: MediaRooms, claims: Claims, ask: api.MuteRoomTrackRequest) -> Message:
-    """LiveKit refuses remote unmuting unless configured; here the operator's own key may."""
+    """LiveKit refuses remote unmuting unless configured; here the operator's own key may.  In a meeting it
+    lifts what it muted itself, never a venue's own mute: that is lifted where it was made.
+    """
     _admin(claims, ask.room)
     participant = _participant(media, ask.room, ask.identity)
     track = participant.tracks.get(ask.track_sid)
     if track is None:
         raise TwirpError("not_found", "there is no such track")
     track.admin_muted = ask.muted
-    if not ask.muted:
+    if not ask.muted and not participant.room.governed:
         track.local_muted = False
     participant.show_mute(track)
     participant.tell_mute(track)

@@ -236,6 +236,27 @@ async def test_joining_and_leaving_is_told_once(start_livekit: Start, fake_node:
     assert {m.transport_id.split(":")[1] for m in fake_node.of(CloseTransport)} == {"down"}
 
 
+async def test_twirp_never_lifts_a_venues_own_mute(start_livekit: Start, fake_node: FakeNode) -> None:
+    server, _, _ = await mounted(start_livekit, fake_node)
+    for room, muted_after in (("mt_1", True), ("plain", False)):
+        ann = await server.join(room, "ann")
+        await publish_camera(ann)
+        track = next(t for t in server.media.rooms[room].tracks.values() if t.source == "microphone")
+        await ann.send(mute=rtc.MuteTrackRequest(sid=track.sid, muted=True))
+        await settle(ann)
+        assert track.local_muted
+        token = server.keys.mint(
+            room, "operator", now=server.media.clock.now(), grants=Grants(room_admin=True, room=room)
+        )
+        url = f"{server.http_url}/twirp/livekit.RoomService/MutePublishedTrack"
+        for muted in (True, False):
+            body = {"room": room, "identity": "ann", "track_sid": track.sid, "muted": muted}
+            headers = {"Authorization": f"Bearer {token}"}
+            async with server.http.post(url, json=body, headers=headers) as response:
+                answer = await response.json()
+        assert answer["track"]["muted"] is muted_after
+
+
 async def test_the_newer_browser_takes_the_seat(start_livekit: Start, fake_node: FakeNode) -> None:
     server, _, facts = await mounted(start_livekit, fake_node)
     ann = await server.join("mt_1", "ann")
