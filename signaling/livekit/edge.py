@@ -254,6 +254,8 @@ class Edge:
         try:
             room = media.open_room(claims.grants.room)
             await room.open()
+            if room.closed:
+                raise messages.MessageError("the room has ended meanwhile")
         except (messages.MessageError, SfuError) as error:
             counters.refused("join_no_room")
             log.warning("a room can't be opened", reason=str(error))

@@ -30,6 +30,7 @@ from sfu.messages import (
     TransportState,
 )
 from signaling.livekit.limits import Limits
+from signaling.livekit.room import Room
 from signaling.livekit.token import Grants
 from tests.fixtures.livekit import (
     FakeNode,
@@ -498,6 +499,24 @@ async def test_a_lost_worker_sends_its_rooms_to_another(start_livekit: Start, fa
     with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
         await server.join("mt_1", "ann")
     assert caught.value.status == 503
+
+
+async def test_a_room_that_ends_while_it_is_placed_takes_nobody_in(
+    start_livekit: Start, fake_node: FakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = await start_livekit(fake_node)
+    opening = Room.open
+
+    async def ends_meanwhile(room: Room) -> None:
+        await opening(room)
+        await server.media.close(room.name)
+
+    monkeypatch.setattr(Room, "open", ends_meanwhile)
+    async with server.http.ws_connect(f"{server.http_url}/rtc?access_token={server.token('r', 'ann')}") as ws:
+        told = rtc.SignalResponse.FromString((await ws.receive()).data)
+    assert told.leave.action == ACTION.RECONNECT
+    assert not server.media.rooms
+    assert not server.media.transports
 
 
 async def test_empty_rooms_end(start_livekit: Start, fake_node: FakeNode) -> None:
