@@ -74,6 +74,11 @@ export function scene(name, now = Date.now()) {
       if (n === 3) Object.assign(v, { status: 'calling', camera: false, microphone: false })
     }
   }
+  if (name === 'mutes') {
+    for (const v of Object.values(meeting.venues)) if (v.tier > 0) v.muted_by_chair = true
+    for (const short of ['合肥', '马鞍山', '六安']) by(short).muted_locally = true
+    meeting.queue = [{ venue: by('六安').id, at: now - 40_000 }]
+  }
   if (name === 'content') meeting.content = { venue: '340100' }
   if (name === '1' || name === '4') {
     Object.assign(meeting, { broadcast: '340100', stage: '340100', mode: 'broadcast' })

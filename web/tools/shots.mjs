@@ -75,6 +75,7 @@ const SHOTS = {
   'console-19-hover': { scene: '19', run: async (page) => { await inMeeting(page); await page.getByTestId('tile-340600').hover(); await page.getByTestId('tile-340600-broadcast').hover(); await page.waitForTimeout(300) } },
   'console-19-en': { scene: '19', locale: 'en', run: async (page) => { await inMeeting(page); await pickHefei(page) } },
   'console-drawer': { scene: '19', run: async (page) => { await inMeeting(page); if (page.viewportSize().width < 1500) await page.getByTestId('drawer').click(); await page.waitForTimeout(300) } },
+  'console-mutes': { scene: 'mutes', run: inMeeting },
   'console-content': { scene: 'content', run: inMeeting },
   'console-122': { scene: '122', run: async (page) => { await inMeeting(page); await page.locator('[data-testid=row-340200] .caret').click(); await page.waitForTimeout(300) } },
   'console-122-counties': { scene: '122', run: async (page) => { await inMeeting(page); await page.keyboard.press('PageDown'); await page.getByTestId('venue-search').fill('fei'); await page.waitForTimeout(900) } },

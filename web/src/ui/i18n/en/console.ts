@@ -105,6 +105,7 @@ export default {
   mark_floor: 'Floor',
   mark_imposed: 'Muted',
   mark_own: 'Self mute',
+  mark_ownBrief: 'Self',
   mark_ask: 'Asks',
   mark_chair: 'Chair',
   mark_sharing: 'Content',

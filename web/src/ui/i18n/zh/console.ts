@@ -110,6 +110,7 @@ export default {
   mark_floor: '发言',
   mark_imposed: '主席闭音',
   mark_own: '本地静音',
+  mark_ownBrief: '本地',
   mark_ask: '申请',
   mark_chair: '主席',
   mark_sharing: '双流',
