@@ -50,7 +50,7 @@ for what in "$@"; do
       need ip iproute2
       need iptables iptables
       need runuser util-linux
-      fc-list 2>/dev/null | grep -q 'Noto Sans CJK' || missing+=(fonts-noto-cjk fontconfig)
+      [ -n "$(fc-list :lang=zh family 2>/dev/null)" ] || missing+=(fonts-noto-cjk fontconfig)
       [ ${#missing[@]} -eq 0 ] || install "${missing[@]}"
       ;;
     *) fail "need.sh does not know '$what'" ;;
