@@ -11,7 +11,7 @@ import av
 import numpy as np
 import pytest
 
-from tests.e2e.province import STAGE, Province
+from tests.e2e.province import PROGRAM, STAGE, Province
 from tests.fixtures.studio import BOZHOU, HEFEI, HUAIBEI, Look
 
 pytestmark = [pytest.mark.timeout(420)]
@@ -133,17 +133,14 @@ async def download(province: Province, entry: Any, folder: Path) -> Path:
     return path
 
 
-async def test_recording_follows_the_stage_in_step(
+async def test_recording_follows_the_stage(
     server: Any, seats: Any, tmp_path: Path, record_property: Any
 ) -> None:
     province = Province(server, seats)
     await province.open_console("录制")
     hefei = await province.open_venue(HEFEI)
     huaibei = await province.open_venue(HUAIBEI)
-    bozhou = await seats(BOZHOU, f"{server.url}/signin", script=CLAPPER)
-    province.venues[BOZHOU.venue] = bozhou
-    await province.sign_in(bozhou, BOZHOU.username)
-    await province.state(bozhou, "standby")
+    await province.open_venue(BOZHOU)
     await province.call_all()
 
     await province.press(HEFEI, "broadcast")
@@ -178,23 +175,9 @@ async def test_recording_follows_the_stage_in_step(
     # All voices are mixed, on stage or not.
     samples, rate = sound(program)
     assert abs(len(samples) / rate - times[-1]) < 0.5
-    for look in (HEFEI, HUAIBEI):
+    for look in (HEFEI, HUAIBEI, BOZHOU):
         levels = tone_level(samples, rate, look.tone_hz)
         assert (levels > 0.01).mean() > 0.5, f"{look.username} is not heard through the recording"
-
-    # Flash and beep begin together.
-    begin, end = switches[0][1] + 1.0, switches[1][0] - 0.3
-    white = colours.min(axis=1) > 190
-    flashes = [
-        times[i] for i in range(1, len(times)) if white[i] and not white[i - 1] and begin < times[i] < end
-    ]
-    levels = tone_level(samples, rate, 1000)
-    loud = levels > levels.max() / 2
-    beeps = np.array([(i + 1) * 0.01 for i in range(1, len(loud)) if loud[i] and not loud[i - 1]])
-    assert len(flashes) >= 3
-    offsets = [float(beeps[np.abs(beeps - flash).argmin()] - flash) for flash in flashes]
-    record_property("lip_sync_ms", [round(offset * 1000) for offset in offsets])
-    assert abs(float(np.median(offsets))) < 0.08, offsets
 
     # The list page plays it.
     assert province.console is not None
@@ -208,3 +191,39 @@ async def test_recording_follows_the_stage_in_step(
         (HUAIBEI.venue, "camera"),
         (BOZHOU.venue, "microphone"),
     }
+
+
+async def test_sound_is_in_step_with_the_picture(
+    server: Any, seats: Any, tmp_path: Path, record_property: Any
+) -> None:
+    """Two browsers only: four on two cores can't keep their own camera and microphone in step."""
+    province = Province(server, seats)
+    await province.open_console("同步")
+    bozhou = await seats(BOZHOU, f"{server.url}/signin", script=CLAPPER)
+    province.venues[BOZHOU.venue] = bozhou
+    await province.sign_in(bozhou, BOZHOU.username)
+    await province.state(bozhou, "standby")
+    await province.call_all()
+    await province.press(BOZHOU, "broadcast")
+    assert province.console is not None
+    await province.console.page.locator(PROGRAM).wait_for()
+    await province.command(type="start_recording")
+    recording_id = (await province.meeting())["recording"]["recording_id"]
+    await asyncio.sleep(9)  # the material: nine claps
+    await province.command(type="stop_recording")
+    await province.disperse()
+    program = await download(province, await finished(province, recording_id), tmp_path)
+    times, colours = pictures(program)
+    samples, rate = sound(program)
+    white = colours.min(axis=1) > 190
+    begin, end = 1.0, times[-1] - 0.3
+    flashes = [
+        times[i] for i in range(1, len(times)) if white[i] and not white[i - 1] and begin < times[i] < end
+    ]
+    levels = tone_level(samples, rate, 1000)
+    loud = levels > levels.max() / 2
+    beeps = np.array([(i + 1) * 0.01 for i in range(1, len(loud)) if loud[i] and not loud[i - 1]])
+    assert len(flashes) >= 5
+    offsets = [float(beeps[np.abs(beeps - flash).argmin()] - flash) for flash in flashes]
+    record_property("lip_sync_ms", [round(offset * 1000) for offset in offsets])
+    assert abs(float(np.median(offsets))) < 0.08, offsets
