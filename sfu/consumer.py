@@ -28,6 +28,7 @@ class Consumer:
         self.producer = producer
         self.paused = False
         self.spatial = HIGHEST
+        self.priority = 0
         self.binding: Binding | None = None
 
     @property

@@ -23,6 +23,7 @@ from sfu.messages import (
     Reply,
     RequestKeyFrame,
     SetConsumerPaused,
+    SetConsumerPriority,
     SetConsumerSource,
     SetLayer,
     SetProducerPaused,
@@ -74,6 +75,7 @@ class MediaPlane:
             CloseProducer: self._close_producer,
             Consume: self._consume,
             SetConsumerPaused: self._set_consumer_paused,
+            SetConsumerPriority: self._set_consumer_priority,
             SetLayer: self._set_layer,
             SetConsumerSource: self._set_consumer_source,
             RequestKeyFrame: self._request_key_frame,
@@ -195,6 +197,7 @@ class MediaPlane:
         consumer = LegConsumer(request.consumer_id, producer, leg, request.rtp, route)
         consumer.paused = request.paused
         consumer.spatial = request.spatial_layer
+        consumer.priority = request.priority
         route.max_temporal = request.temporal_layer if request.temporal_layer < 2 else 7
         self.consumers[request.consumer_id] = consumer
         self.by_ssrc[leg.name, ssrc] = consumer
@@ -210,6 +213,13 @@ class MediaPlane:
         if consumer.paused != request.paused:
             consumer.paused = request.paused
             consumer.select()
+        return _DONE
+
+    def _set_consumer_priority(self, request: SetConsumerPriority) -> Reply:
+        consumer = self.consumers.get(request.consumer_id)
+        if consumer is None:
+            return Failed("no_consumer", f"no consumer {request.consumer_id}")
+        consumer.priority = request.priority
         return _DONE
 
     def _set_layer(self, request: SetLayer) -> Reply:

@@ -109,6 +109,7 @@ class Consume:
 
     Fails with code "no_common_codec" when the producer's codecs and the section's have none in common.
     ``spatial_layer`` is the highest encoding wanted (0 = lowest); the nearest one that is alive is sent.
+    ``priority`` tells who is served first when the line can't carry all: the higher, the earlier.
     """
 
     transport_id: str
@@ -118,6 +119,15 @@ class Consume:
     paused: bool = False
     spatial_layer: int = 2
     temporal_layer: int = 2
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SetConsumerPriority:
+    """See ``Consume.priority``; takes effect with the next allocation."""
+
+    consumer_id: str
+    priority: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +263,15 @@ class TapStopped:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamStates:
+    """The line of this client can't carry these consumers any longer (``held``), or can again (``freed``)."""
+
+    transport_id: str
+    held: tuple[str, ...] = ()
+    freed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class LayerReport:
     spatial_layer: int
     ssrc: int
@@ -298,6 +317,12 @@ class TransportReport:
     loss_down: float
     bytes_in: int
     bytes_out: int
+    jitter_up_ms: float = 0.0  # worst stream of the client's (RFC 3550 A.8)
+    jitter_down_ms: float = 0.0  # worst stream by the client's reports
+    estimate_bps: float = 0.0  # what the line down to the client carries, 0 = unknown
+    wanted_bps: float = 0.0  # what its consumers would take if the line carried all
+    held: int = 0  # consumers that wait for a better line
+    over_tcp: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,13 +347,14 @@ class Report:
 Request = (
     OpenRouter | CloseRouter | OpenTransport | ConnectTransport | RestartIce | OpenDataChannel | SendData
     | CloseTransport | Produce | SetProducerPaused | CloseProducer | Consume | SetConsumerPaused | SetLayer
-    | SetConsumerSource | RequestKeyFrame | CloseConsumer | StartTap | StopTap | Shutdown
+    | SetConsumerPriority | SetConsumerSource | RequestKeyFrame | CloseConsumer | StartTap | StopTap | Shutdown
 )  # fmt: skip
 MediaRequest = (
     Produce | SetProducerPaused | CloseProducer | Consume | SetConsumerPaused | SetLayer
-    | SetConsumerSource | RequestKeyFrame | CloseConsumer | StartTap | StopTap
+    | SetConsumerPriority | SetConsumerSource | RequestKeyFrame | CloseConsumer | StartTap | StopTap
 )  # fmt: skip
 Reply = Done | TransportOpened | Failed
 Event = (
-    TransportState | DataReceived | DataChannelOpened | ProducerLive | Levels | TapStopped | Report
+    TransportState | DataReceived | DataChannelOpened | ProducerLive | Levels | StreamStates | TapStopped
+    | Report
 )  # fmt: skip

@@ -39,14 +39,15 @@ class IceParameters:
 
 @dataclass(frozen=True, slots=True)
 class IceCandidate:
-    """A host candidate of an ICE-lite agent (RFC 8445 §5.3)."""
+    """A host candidate of an ICE-lite agent (RFC 8445 §5.3); over TCP a passive one (RFC 6544 §4.5)."""
 
     foundation: str
     ip: str
     port: int
     priority: int
-    protocol: str = "udp"
+    protocol: str = "udp"  # or "tcp"
     component: int = 1
+    tcp_type: str | None = None  # "passive" for TCP
 
 
 @dataclass(frozen=True, slots=True)
