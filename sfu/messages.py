@@ -347,7 +347,8 @@ class Report:
 Request = (
     OpenRouter | CloseRouter | OpenTransport | ConnectTransport | RestartIce | OpenDataChannel | SendData
     | CloseTransport | Produce | SetProducerPaused | CloseProducer | Consume | SetConsumerPaused | SetLayer
-    | SetConsumerPriority | SetConsumerSource | RequestKeyFrame | CloseConsumer | StartTap | StopTap | Shutdown
+    | SetConsumerPriority | SetConsumerSource | RequestKeyFrame | CloseConsumer | StartTap | StopTap
+    | Shutdown
 )  # fmt: skip
 MediaRequest = (
     Produce | SetProducerPaused | CloseProducer | Consume | SetConsumerPaused | SetLayer
