@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from sfu import layers, ortc
-from sfu.codecs import opus
-from sfu.drops import DropReason, Drops
-from sfu.leg_route import LegRoute
-from sfu.legs import Leg
 from sfu.messages import StartTap
 from sfu.params import Kind, RtpParameters
 from sfu.producer import Producer
-from sfu.route import Binding, Route, outgoing_payload, patch_pictures
-from sfu.rtp import RTP_HEADER, Packet
-from sfu.seams import TapSink
+from sfu.route import Binding
+from sfu.seams import LegHandle, LegRouteHandle, RouteHandle, TapRouteHandle, TapSink
 
 HIGHEST = 9
 REPORT_VALID_MS = 12_000.0  # audio receivers report every 5 s
@@ -21,7 +16,7 @@ REPORT_VALID_MS = 12_000.0  # audio receivers report every 5 s
 class Consumer:
     """Policy of one route: aims it at the layer that is wanted and alive."""
 
-    route: Route
+    route: RouteHandle
 
     def __init__(self, consumer_id: str, producer: Producer) -> None:
         self.consumer_id = consumer_id
@@ -90,10 +85,10 @@ class Consumer:
 class LegConsumer(Consumer):
     """Sends to a client."""
 
-    route: LegRoute
+    route: LegRouteHandle
 
     def __init__(
-        self, consumer_id: str, producer: Producer, leg: Leg, rtp: RtpParameters, route: LegRoute
+        self, consumer_id: str, producer: Producer, leg: LegHandle, rtp: RtpParameters, route: LegRouteHandle
     ) -> None:
         super().__init__(consumer_id, producer)
         self.leg = leg
@@ -120,56 +115,15 @@ class LegConsumer(Consumer):
         self.route.close()
 
 
-class TapRoute(Route):
-    """A route into a file."""
-
-    __slots__ = ("broken", "buffer", "sink", "ssrc")
-
-    def __init__(self, *, is_video: bool, drops: Drops, sink: TapSink, ssrc: int) -> None:
-        super().__init__(is_video=is_video, drops=drops)
-        self.sink = sink
-        self.ssrc = ssrc
-        self.buffer = memoryview(bytearray(2048))
-        self.broken = ""  # why the sink takes no more
-
-    def emit(
-        self, packet: Packet, is_red: bool, sequence: int, timestamp: int, picture: int, tl0: int
-    ) -> None:
-        binding = self.binding
-        if binding is None or self.broken:
-            return
-        codec = binding.codecs.get(packet.payload_type)
-        if codec is None:
-            self.drops.count(DropReason.NO_CODEC)
-            return
-        try:
-            payload = outgoing_payload(packet, codec, is_red)
-        except opus.RedError:
-            self.drops.count(DropReason.MALFORMED_PAYLOAD)
-            return
-        view, end = self.buffer, 12 + len(payload)
-        RTP_HEADER.pack_into(
-            view, 0, 0x80, packet.marker | codec.payload_type, sequence, timestamp, self.ssrc
-        )
-        view[12:end] = payload
-        patch_pictures(view, 12, packet.picture_at, picture, packet.picture_mask, packet.tl0_at, tl0)
-        self.packets += 1
-        self.bytes += end
-        try:
-            self.sink.send_rtp(bytes(view[:end]), packet.arrival_ms)
-        except Exception as error:  # a full disk must not stop the relay
-            self.broken = f"{type(error).__name__}: {error}"
-
-
 class Tap(Consumer):
     """Writes the best layer of a producer to a file."""
 
-    route: TapRoute
+    route: TapRouteHandle
 
-    def __init__(self, request: StartTap, producer: Producer, sink: TapSink, drops: Drops) -> None:
+    def __init__(self, request: StartTap, producer: Producer, sink: TapSink, route: TapRouteHandle) -> None:
         super().__init__(request.tap_id, producer)
         self.sink = sink
-        self.route = TapRoute(is_video=producer.kind is Kind.VIDEO, drops=drops, sink=sink, ssrc=1)
+        self.route = route
 
     def bind(self) -> Binding:
         return ortc.bind_tap(self.producer.rtp, self.producer.leg)

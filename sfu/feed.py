@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from sfu.codecs import h264, svc, vp8
 from sfu.drops import DropReason, Drops
@@ -13,6 +13,7 @@ from sfu.rtp import Packet
 
 if TYPE_CHECKING:
     from sfu.route import Route
+    from sfu.seams import MediaSide
 
 SEEN = 1024  # numbers remembered to tell duplicates (RTX of what has come, probing with old packets)
 MAX_JUMP = 3000  # packets; a larger step is a restart (RFC 3550 A.1 MAX_DROPOUT)
@@ -40,19 +41,6 @@ class FeedCodec:
         self.read, self.picture_size = _READERS.get(parameters.mime.lower(), (None, None))
 
 
-class FeedSide(Protocol):
-    """What a feed tells the policy above the relay."""
-
-    def on_alive(self, feed: Feed, packet: Packet) -> None:
-        """The first packet, or the first after a silence; called before it is forwarded."""
-
-    def on_key_frame(self, feed: Feed) -> None:
-        """A key frame begins; called before it is forwarded."""
-
-    def on_restart(self, feed: Feed) -> None:
-        """The numbers have begun anew: receivers need a key frame."""
-
-
 class Feed:
     """Owned by one producer; ``ssrc`` is 0 until a packet tells it."""
 
@@ -70,7 +58,7 @@ class Feed:
         index: int,
         kind: Kind,
         codecs: tuple[CodecParameters, ...],
-        side: FeedSide,
+        side: MediaSide,
         drops: Drops,
     ) -> None:
         self.source = source  # producer id
@@ -119,8 +107,30 @@ class Feed:
             self.nack.clear()
 
     def bind(self, ssrc: int) -> None:
+        """The encoding has this SSRC from now on; with another one its numbers have begun anew."""
+        restarted = self.ssrc != 0
         self.ssrc = ssrc
         self.renew()
+        if restarted:
+            for route in self.routes:
+                route.restart(self)
+            self.side.on_restart(self)
+
+    def close(self) -> None:
+        for route in self.routes:
+            route.stop()
+        self.routes = ()
+
+    @property
+    def wanted(self) -> bool:
+        """A route sends it or waits for its next key frame."""
+        return bool(self.routes)
+
+    def take_level(self) -> tuple[float, int]:
+        """Audio since the last call: summed power (1 = 0 dBov) and number of packets with a level."""
+        taken = self.level_power, self.level_count
+        self.level_power, self.level_count = 0.0, 0
+        return taken
 
     def alive(self, now_ms: float) -> bool:
         return now_ms - self.last_ms < ALIVE_MS
@@ -182,7 +192,7 @@ class Feed:
         if now_ms - self.last_ms > ALIVE_MS:
             self.clock_rate = codec.clock_rate
             self.last_ms = now_ms
-            self.side.on_alive(self, packet)
+            self.side.on_alive(self, packet.payload_type, now_ms)
         self.last_ms = now_ms
         if packet.start == packet.end:
             self._skip(packet, DropReason.PADDING)

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 from sfu import rtcp
 from sfu.consumer import Tap
 from sfu.drops import DropReason
-from sfu.feed import Feed
-from sfu.legs import Leg
 from sfu.params import Kind
 from sfu.producer import Producer
 from sfu.rtcp import Bye, KeyFrameWanted, Nack, ReportBlock, SenderReport, TransportCc
+from sfu.seams import FeedHandle, LegHandle
 
 if TYPE_CHECKING:
     from sfu.media import MediaPlane
@@ -32,12 +31,12 @@ class Feedback:
         self.plis_in = 0
         self.plis_out = 0
 
-    def forget(self, leg: Leg) -> None:
+    def forget(self, leg: LegHandle) -> None:
         self._reported_ms.pop(leg.name, None)
 
     # ------------------------------------------------------------ in
 
-    def on_rtcp(self, leg: Leg, data: bytes, now_ms: float) -> None:
+    def on_rtcp(self, leg: LegHandle, data: bytes, now_ms: float) -> None:
         media = self._media
         try:
             messages = rtcp.parse(data)
@@ -64,7 +63,7 @@ class Feedback:
                     consumer.want_key_frame()
                     self._ask_for_key_frames_of(consumer.producer, now_ms)
 
-    def _on_sender_report(self, leg: Leg, report: SenderReport, now_ms: float) -> None:
+    def _on_sender_report(self, leg: LegHandle, report: SenderReport, now_ms: float) -> None:
         feed = leg.feeds.get(report.ssrc)
         if feed is None:
             return
@@ -81,7 +80,7 @@ class Feedback:
             if isinstance(consumer, Tap) and consumer.route.feed is feed:
                 consumer.send_report(ntp_ms, report.rtp_timestamp, now_ms)
 
-    def _on_report_block(self, leg: Leg, block: ReportBlock, now_ms: float) -> None:
+    def _on_report_block(self, leg: LegHandle, block: ReportBlock, now_ms: float) -> None:
         consumer = self._media.by_ssrc.get((leg.name, block.ssrc))
         if consumer is None:
             return
@@ -102,17 +101,15 @@ class Feedback:
         for leg in media.relay.legs():
             if not leg.ready:
                 continue
-            for body in leg.arrivals.take(now_ms):
+            for body in leg.take_feedback(now_ms):
                 media_ssrc = next(iter(leg.feeds), 0)
                 media.relay.send_rtcp(leg, rtcp.transport_cc(OWN_SSRC, media_ssrc, body))
-            for feed in leg.feeds.values():
-                if feed.nack is not None and feed.nack.missing:
-                    media.relay.ask_again(feed, leg, now_ms)
+            media.relay.ask_again(leg, now_ms)
             if now_ms - self._reported_ms.get(leg.name, -1e12) >= REPORTS_MS:
                 self._reported_ms[leg.name] = now_ms
                 self._report_to(leg, now_ms)
 
-    def _report_to(self, leg: Leg, now_ms: float) -> None:
+    def _report_to(self, leg: LegHandle, now_ms: float) -> None:
         media = self._media
         packets: list[bytes] = []
         blocks = [self._block(feed, now_ms) for feed in leg.feeds.values() if feed.highest >= 0]
@@ -133,7 +130,7 @@ class Feedback:
             media.relay.send_rtcp(leg, datagram)
 
     @staticmethod
-    def _block(feed: Feed, now_ms: float) -> ReportBlock:
+    def _block(feed: FeedHandle, now_ms: float) -> ReportBlock:
         lsr = dlsr = 0
         if feed.report_ntp:
             lsr = rtcp.middle_of_ntp(feed.report_ntp)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from sfu.feed import Feed
+from sfu.params import HeaderExtension
 from sfu.rtp import ExtensionIds
 from sfu.srtp import SrtpLeg
 from sfu.twcc import ArrivalRecorder
@@ -36,6 +39,35 @@ class Leg:
         self.rtt_ms = 0.0  # by the receiver's reports, 0 = unknown
         self.bytes_in = self.bytes_out = 0
         self.other_packets = self.other_bytes = 0  # of no producer
+
+    def learn(self, extensions: Iterable[HeaderExtension]) -> None:
+        self.ids.learn(extensions)
+
+    def bind(self, ssrc: int, feed: Feed) -> None:
+        """Packets of ``ssrc`` are ``feed``'s from now on.  An encoder that starts anew may change it."""
+        if feed.ssrc == ssrc:
+            return
+        if feed.ssrc and self.feeds.get(feed.ssrc) is feed:
+            del self.feeds[feed.ssrc]
+        self.feeds[ssrc] = feed
+        feed.bind(ssrc)
+
+    def bind_rtx(self, ssrc: int, feed: Feed) -> None:
+        if feed.rtx_ssrc and self.rtx.get(feed.rtx_ssrc) is feed:
+            del self.rtx[feed.rtx_ssrc]
+        self.rtx[ssrc] = feed
+        feed.rtx_ssrc = ssrc
+
+    def drop(self, feed: Feed) -> None:
+        """``feed`` gets no more packets."""
+        feed.close()
+        if self.feeds.get(feed.ssrc) is feed:
+            del self.feeds[feed.ssrc]
+        if self.rtx.get(feed.rtx_ssrc) is feed:
+            del self.rtx[feed.rtx_ssrc]
+
+    def take_feedback(self, now_ms: float) -> list[bytes]:
+        return self.arrivals.take(now_ms)
 
     @property
     def ready(self) -> bool:

@@ -6,8 +6,6 @@ from collections.abc import Callable
 
 from sfu import feedback, ortc, stats
 from sfu.consumer import Consumer, LegConsumer, Tap
-from sfu.feed import Feed
-from sfu.legs import Leg
 from sfu.messages import (
     CloseConsumer,
     CloseProducer,
@@ -34,10 +32,8 @@ from sfu.messages import (
 )
 from sfu.params import Kind
 from sfu.producer import Producer
-from sfu.relay import Relay
 from sfu.router import Router
-from sfu.rtp import Packet
-from sfu.seams import Emit, TapFactory
+from sfu.seams import Emit, FeedHandle, FirstPacket, LegHandle, Relay, TapFactory
 
 LEVELS_MS = 300.0
 ALIVE_CHECK_MS = 200.0
@@ -141,8 +137,7 @@ class MediaPlane:
             return Failed("too_many_producers", "this transport has too many producers")
         producer = Producer(
             request.producer_id, request.kind, request.rtp,
-            leg=leg, router=router, side=self, drops=self.relay.drops,
-            wishes=self.wishes,
+            leg=leg, router=router, relay=self.relay, wishes=self.wishes,
         )  # fmt: skip
         producer.set_paused(request.paused)
         self.producers[request.producer_id] = producer
@@ -276,7 +271,8 @@ class MediaPlane:
             sink = self.tap_factory(request, ortc.tap_codecs(producer.rtp))
         except OSError as error:
             return Failed("tap_failed", f"the tap can't be opened: {error}")
-        tap = Tap(request, producer, sink, self.relay.drops)
+        route = self.relay.open_tap(sink, is_video=producer.kind is Kind.VIDEO)
+        tap = Tap(request, producer, sink, route)
         self.taps[request.tap_id] = tap
         producer.consumers = (*producer.consumers, tap)
         tap.select()
@@ -325,7 +321,7 @@ class MediaPlane:
 
     # ------------------------------------------------------------ the relay's calls
 
-    def resolve(self, leg: Leg, packet: Packet) -> bool:
+    def resolve(self, leg: LegHandle, packet: FirstPacket) -> bool:
         router = self.leg_router.get(leg.name)
         if router is None:
             return False
@@ -342,34 +338,34 @@ class MediaPlane:
             return fitting[0].resolve(packet)
         return False
 
-    def on_alive(self, feed: Feed, packet: Packet) -> None:
+    def on_alive(self, feed: FeedHandle, payload_type: int, now_ms: float) -> None:
         producer = self.producers.get(feed.source)
         if producer is None:
             return
         if not producer.live:
             producer.live = True
-            self.emit(ProducerLive(producer.producer_id, feed.codecs[packet.payload_type].mime))
-        self._look_alive(producer, packet.arrival_ms)
+            self.emit(ProducerLive(producer.producer_id, feed.codecs[payload_type].mime))
+        self._look_alive(producer, now_ms)
 
-    def on_key_frame(self, feed: Feed) -> None:
+    def on_key_frame(self, feed: FeedHandle) -> None:
         producer = self.producers.get(feed.source)
         if producer is not None:
             producer.key_frames[feed.index].came()
 
-    def on_restart(self, feed: Feed) -> None:
+    def on_restart(self, feed: FeedHandle) -> None:
         self.on_lost_feed(feed)
 
-    def on_lost_feed(self, feed: Feed) -> None:
+    def on_lost_feed(self, feed: FeedHandle) -> None:
         producer = self.producers.get(feed.source)
-        if producer is not None and producer.kind is Kind.VIDEO and feed.routes:
+        if producer is not None and producer.kind is Kind.VIDEO and feed.wanted:
             producer.want_key_frame(feed.index)
 
-    def on_leg_ready(self, leg: Leg) -> None:
+    def on_leg_ready(self, leg: LegHandle) -> None:
         for consumer in self.consumers_of(leg):
             consumer.select()
         self.feedback.ask_for_key_frames(self.clock_ms())
 
-    def on_rtcp(self, leg: Leg, data: bytes, now_ms: float) -> None:
+    def on_rtcp(self, leg: LegHandle, data: bytes, now_ms: float) -> None:
         self.feedback.on_rtcp(leg, data, now_ms)
 
     # ------------------------------------------------------------ time
@@ -405,7 +401,7 @@ class MediaPlane:
         """Once a second; rates and loss are since the last call."""
         return self.statistics.report(self, self.clock_ms())
 
-    def consumers_of(self, leg: Leg) -> list[LegConsumer]:
+    def consumers_of(self, leg: LegHandle) -> list[LegConsumer]:
         return [*self._by_leg.get(leg.name, {}).values()]
 
 

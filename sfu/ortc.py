@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from sfu.legs import Leg
 from sfu.params import CodecParameters, RtpParameters
 from sfu.route import Binding, OutCodec
 from sfu.rtp import ExtensionPlan
+from sfu.seams import LegHandle
 
 OPUS, RED = "audio/opus", "audio/red"
 AUXILIARY = frozenset({"video/rtx", "audio/rtx", "video/ulpfec", "video/flexfec-03", "video/red"})
@@ -60,7 +60,7 @@ def match(producer: RtpParameters, receiver: RtpParameters) -> dict[int, OutCode
     return found
 
 
-def bind(producer: RtpParameters, leg: Leg, receiver: RtpParameters) -> Binding:
+def bind(producer: RtpParameters, leg: LegHandle, receiver: RtpParameters) -> Binding:
     """How packets of ``producer``, sent on ``leg``, are written for ``receiver``."""
     encoding = receiver.encodings[0] if receiver.encodings else None
     rid = encoding.rid if encoding is not None else None
@@ -71,7 +71,7 @@ def bind(producer: RtpParameters, leg: Leg, receiver: RtpParameters) -> Binding:
     )
 
 
-def bind_tap(producer: RtpParameters, leg: Leg) -> Binding:
+def bind_tap(producer: RtpParameters, leg: LegHandle) -> Binding:
     """A tap takes the producer's own numbers, RED stripped, no extensions."""
     codecs: dict[int, OutCodec] = {}
     opus = next((c for c in producer.codecs if c.mime.lower() == OPUS), None)

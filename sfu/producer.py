@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sfu.drops import Drops
-from sfu.feed import Feed, FeedSide
 from sfu.keyframes import KeyFrameRequests
-from sfu.legs import Leg
 from sfu.messages import Level
 from sfu.params import Kind, RtpParameters
-from sfu.rtp import Packet
+from sfu.seams import FeedHandle, FirstPacket, LegHandle, Relay
 from sfu.speakers import SILENCE_DBOV, Loudness
 
 if TYPE_CHECKING:
@@ -29,10 +26,9 @@ class Producer:
         kind: Kind,
         rtp: RtpParameters,
         *,
-        leg: Leg,
+        leg: LegHandle,
         router: Router,
-        side: FeedSide,
-        drops: Drops,
+        relay: Relay,
         wishes: set[Producer],
     ) -> None:
         self._wishes = wishes  # of the media plane: who waits for a key frame
@@ -46,40 +42,19 @@ class Producer:
         self.consumers: tuple[Consumer, ...] = ()
         encodings = rtp.encodings[:MAX_ENCODINGS]
         count = max(1, len(encodings))
-        self.feeds = tuple(Feed(producer_id, index, kind, rtp.codecs, side, drops) for index in range(count))
+        self.feeds = tuple(relay.open_feed(producer_id, index, kind, rtp.codecs) for index in range(count))
         self.key_frames = tuple(KeyFrameRequests() for _ in self.feeds)
         self.alive: tuple[bool, ...] = (False,) * count
         self.loudness = Loudness()
-        leg.ids.learn(rtp.header_extensions)
+        leg.learn(rtp.header_extensions)
         for feed, encoding in zip(self.feeds, encodings, strict=False):
             feed.rid = encoding.rid
             if encoding.ssrc is not None:
-                self.bind(feed, encoding.ssrc)
+                leg.bind(encoding.ssrc, feed)
             if encoding.rtx_ssrc is not None:
-                self.bind_rtx(feed, encoding.rtx_ssrc)
+                leg.bind_rtx(encoding.rtx_ssrc, feed)
 
-    def bind(self, feed: Feed, ssrc: int) -> None:
-        """``ssrc`` is this encoding from now on.  An encoder that starts anew may change it."""
-        if feed.ssrc == ssrc:
-            return
-        if feed.ssrc and self.leg.feeds.get(feed.ssrc) is feed:
-            del self.leg.feeds[feed.ssrc]
-        restarted = feed.ssrc != 0
-        self.leg.feeds[ssrc] = feed
-        feed.bind(ssrc)
-        if restarted:
-            for route in feed.routes:
-                route.restart(feed)
-            if self.kind is Kind.VIDEO and feed.routes:
-                self.want_key_frame(feed.index)
-
-    def bind_rtx(self, feed: Feed, ssrc: int) -> None:
-        if feed.rtx_ssrc and self.leg.rtx.get(feed.rtx_ssrc) is feed:
-            del self.leg.rtx[feed.rtx_ssrc]
-        self.leg.rtx[ssrc] = feed
-        feed.rtx_ssrc = ssrc
-
-    def resolve(self, packet: Packet) -> bool:
+    def resolve(self, packet: FirstPacket) -> bool:
         """Bind the SSRC of a packet that is known to be of this section; False if its encoding is unknown."""
         ssrc = packet.ssrc
         is_rtx = any(packet.payload_type in feed.rtx_types for feed in self.feeds[:1])
@@ -88,15 +63,15 @@ class Producer:
             feed = self._by_rid(rid)
             if feed is None:
                 return False
-            self.bind_rtx(feed, ssrc)
+            self.leg.bind_rtx(ssrc, feed)
             return True
         feed = self._by_rid(packet.rid)
         if feed is None or packet.payload_type not in feed.codecs:
             return False
-        self.bind(feed, ssrc)
+        self.leg.bind(ssrc, feed)
         return True
 
-    def _by_rid(self, rid: bytes) -> Feed | None:
+    def _by_rid(self, rid: bytes) -> FeedHandle | None:
         if len(self.feeds) == 1 and (not rid or self.feeds[0].rid is None):
             return self.feeds[0]
         name = rid.decode("ascii", "replace")
@@ -106,7 +81,7 @@ class Producer:
         self.paused = paused
         for feed in self.feeds:
             feed.paused = paused
-            feed.level_power, feed.level_count = 0.0, 0
+            feed.take_level()
 
     def want_key_frame(self, index: int) -> None:
         self.key_frames[index].want()
@@ -114,10 +89,10 @@ class Producer:
 
     def measure(self) -> Level | None:
         """Every 300 ms for audio: what to announce, if anything."""
-        power = sum(feed.level_power for feed in self.feeds)
-        count = sum(feed.level_count for feed in self.feeds)
+        power, count = 0.0, 0
         for feed in self.feeds:
-            feed.level_power, feed.level_count = 0.0, 0
+            more, number = feed.take_level()
+            power, count = power + more, count + number
         loudness = self.loudness
         told = loudness.silence() if self.paused else loudness.update(power, count)
         if not told:
@@ -127,10 +102,4 @@ class Producer:
     def close(self) -> None:
         self._wishes.discard(self)
         for feed in self.feeds:
-            for route in feed.routes:
-                route.stop()
-            feed.routes = ()
-            if self.leg.feeds.get(feed.ssrc) is feed:
-                del self.leg.feeds[feed.ssrc]
-            if self.leg.rtx.get(feed.rtx_ssrc) is feed:
-                del self.leg.rtx[feed.rtx_ssrc]
+            self.leg.drop(feed)

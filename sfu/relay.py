@@ -14,16 +14,15 @@ import socket
 import struct
 import time
 from collections.abc import Callable
-from typing import Protocol
 
 from sfu import rtcp
 from sfu.drops import DropReason, Drops
 from sfu.feed import Feed
 from sfu.leg_route import LegRoute
 from sfu.legs import MAX_SSRCS, NOWHERE, Leg
-from sfu.params import SrtpKeys
+from sfu.params import CodecParameters, Kind, SrtpKeys
 from sfu.rtp import U32, Packet, RtpError
-from sfu.seams import Address, DatagramSink, Legs
+from sfu.seams import Address, DatagramSink, MediaSide, TapSink
 from sfu.srtp import (
     AUTH_FAIL,
     BUFFER_SIZE,
@@ -36,6 +35,7 @@ from sfu.srtp import (
     lib,
     self_test,
 )
+from sfu.tap_route import TapRoute
 
 log = logging.getLogger(__name__)
 
@@ -74,45 +74,6 @@ def age_ms(ancillary: list[tuple[int, int, bytes]]) -> float:
     seconds, nanoseconds = TIMESPEC.unpack(ancillary[0][2])
     age = (time.time_ns() - seconds * 1_000_000_000 - nanoseconds) / 1e6
     return float(age) if 0.0 < age < MAX_AGE_MS else 0.0
-
-
-class MediaSide(Protocol):
-    """The policy above the relay.  All calls are synchronous and come from the relay's loop."""
-
-    def resolve(self, leg: Leg, packet: Packet) -> bool:
-        """An authenticated packet of an unknown SSRC; True when ``leg.feeds`` or ``leg.rtx`` now knows it."""
-
-    def on_rtcp(self, leg: Leg, data: bytes, now_ms: float) -> None:
-        """A decrypted compound packet."""
-
-    def on_leg_ready(self, leg: Leg) -> None:
-        """Keys and address are there, for the first time or anew."""
-
-    def on_lost_feed(self, feed: Feed) -> None:
-        """More packets are missing than retransmission can mend."""
-
-
-class Relay(Legs, Protocol):
-    """What the media policy asks of a relay, beside the transports' ``Legs``."""
-
-    drops: Drops
-    nacks_sent: int
-
-    def attach(self, side: MediaSide) -> None: ...
-
-    def leg(self, name: str) -> Leg:
-        """The leg of this name, made if need be."""
-
-    def legs(self) -> list[Leg]: ...
-
-    def open_route(
-        self, leg: Leg, *, is_video: bool, ssrc: int, rtx_ssrc: int, resends: bool
-    ) -> LegRoute: ...
-
-    def send_rtcp(self, leg: Leg, data: bytes) -> None: ...
-
-    def ask_again(self, feed: Feed, leg: Leg, now_ms: float) -> int:
-        """Send the NACKs that are due; returns for how many packets."""
 
 
 class PythonRelay:
@@ -217,6 +178,13 @@ class PythonRelay:
         state.address = NOWHERE
         state.srtp = None
 
+    def open_feed(self, source: str, index: int, kind: Kind, codecs: tuple[CodecParameters, ...]) -> Feed:
+        assert self._side is not None
+        return Feed(source, index, kind, codecs, self._side, self.drops)
+
+    def open_tap(self, sink: TapSink, *, is_video: bool) -> TapRoute:
+        return TapRoute(is_video=is_video, drops=self.drops, sink=sink, ssrc=1)
+
     def open_route(self, leg: Leg, *, is_video: bool, ssrc: int, rtx_ssrc: int, resends: bool) -> LegRoute:
         return LegRoute(
             is_video=is_video, drops=self.drops, leg=leg, ssrc=ssrc, rtx_ssrc=rtx_ssrc,
@@ -254,20 +222,23 @@ class PythonRelay:
         leg.bytes_out += size
         self._send_view(buffer.view[: buffer.size[0]], leg.address)
 
-    def ask_again(self, feed: Feed, leg: Leg, now_ms: float) -> int:
+    def ask_again(self, leg: Leg, now_ms: float) -> None:
+        for feed in leg.feeds.values():
+            self._ask_again_for(feed, leg, now_ms)
+
+    def _ask_again_for(self, feed: Feed, leg: Leg, now_ms: float) -> None:
         tracker = feed.nack
         if tracker is None:
-            return 0
+            return
         if tracker.take_overflow() and self._side is not None:
             self._side.on_lost_feed(feed)
         if feed.paused:  # nobody would see them
             tracker.clear()
-            return 0
+            return
         sequences = tracker.due(feed.highest, now_ms, leg.rtt_ms)
         if sequences:
             self.nacks_sent += len(sequences)
             self.send_rtcp(leg, rtcp.nack(1, feed.ssrc, sequences))
-        return len(sequences)
 
     # ------------------------------------------------------------ in
 
@@ -310,7 +281,7 @@ class PythonRelay:
         if self._missed:
             now_ms = clock()
             for feed, leg in self._missed.items():
-                self.ask_again(feed, leg, now_ms)
+                self._ask_again_for(feed, leg, now_ms)
             self._missed.clear()
 
     def _on_rtp(self, leg: Leg, size: int, now_ms: float) -> None:
@@ -386,7 +357,3 @@ class PythonRelay:
         leg.bytes_in += buffer.size[0]
         if self._side is not None:
             self._side.on_rtcp(leg, bytes(buffer.view[: buffer.size[0]]), now_ms)
-
-
-def _conforms(relay: PythonRelay) -> Relay:  # checked by mypy
-    return relay

@@ -48,7 +48,8 @@ class Route:
 
     __slots__ = (
         "_report", "binding", "bytes", "drops", "feed", "is_video", "last_feed", "last_picture",
-        "last_sent_ms", "last_timestamp", "last_tl0", "max_temporal", "numbers", "octets", "packets",
+        "last_sent_ms", "last_timestamp", "last_tl0", "max_spatial", "max_temporal", "numbers", "octets",
+        "packets",
         "started", "target", "target_binding", "temporal", "timestamp_shift",
     )  # fmt: skip
 
@@ -69,6 +70,7 @@ class Route:
         self.started = False
         self.last_picture = -1
         self.last_tl0 = -1
+        self.max_spatial = 7  # wanted of a feed that holds all layers (VP9, AV1)
         self.max_temporal = 7  # wanted
         self.temporal = 7  # in force
         self.packets = self.bytes = self.octets = 0
@@ -88,6 +90,9 @@ class Route:
         """Nothing is forwarded until the next ``aim``."""
         self._set_target(None)
         self._leave()
+
+    def close(self) -> None:
+        self.stop()
 
     def hush(self, now_ms: float) -> None:
         """Speech ends here by order: the receiver is sent a few frames of silence, else its jitter buffer

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sfu.consumer import LegConsumer
-from sfu.feed import Feed
-from sfu.legs import Leg
 from sfu.messages import ConsumerReport, Counter, LayerReport, ProducerReport, TransportReport
 from sfu.metrics import Traffic, by_direction, gauges
 from sfu.params import Kind
 from sfu.producer import Producer
+from sfu.seams import FeedHandle, LegHandle
 
 if TYPE_CHECKING:
     from sfu.media import MediaPlane
@@ -50,7 +49,7 @@ class Statistics:
         self._in = Traffic()
         self._out = Traffic()
         self._lost_in = self._lost_out = 0
-        self._feeds: dict[Feed, _Since] = {}
+        self._feeds: dict[FeedHandle, _Since] = {}
         self._consumers: dict[str, _Since] = {}
 
     # ------------------------------------------------------------ closing
@@ -66,9 +65,8 @@ class Statistics:
         self._lost_out += consumer.lost
         self._consumers.pop(consumer.consumer_id, None)
 
-    def close_leg(self, leg: Leg) -> None:
+    def close_leg(self, leg: LegHandle) -> None:
         self._in.add("other", leg.other_packets, leg.other_bytes)
-        leg.other_packets = leg.other_bytes = 0
 
     # ------------------------------------------------------------ reporting
 
@@ -170,7 +168,7 @@ class Statistics:
         ]
 
 
-def _add_feed(traffic: Traffic, feed: Feed) -> None:
+def _add_feed(traffic: Traffic, feed: FeedHandle) -> None:
     traffic.add("audio" if feed.kind is Kind.AUDIO else "video", feed.packets, feed.bytes)
     traffic.add("rtx", feed.rtx_packets, feed.rtx_bytes)
 
