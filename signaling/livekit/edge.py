@@ -11,7 +11,7 @@ from livekit.protocol import models, rtc
 
 from core import counters
 from sfu.errors import SfuError
-from signaling.livekit import messages, requests, sdp
+from signaling.livekit import evaluation, messages, requests, sdp
 from signaling.livekit.participant import STATE, Participant
 from signaling.livekit.room import Room
 from signaling.livekit.rooms import ACTION, REASON, MediaRooms
@@ -284,10 +284,10 @@ class Edge:
         media.refresh_token(participant)
         try:
             if participant.subscriber is not None:
-                room.evaluate(participant)
+                evaluation.evaluate(room, participant)
                 await participant.subscriber.start()
             else:
-                room.evaluate(participant)
+                evaluation.evaluate(room, participant)
                 if join.offer is not None:
                     participant.state = STATE.JOINED
                     await participant.publisher.answer(join.offer.sdp, join.offer.id)

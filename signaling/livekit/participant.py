@@ -24,7 +24,7 @@ from sfu.messages import (
     SetProducerPaused,
 )
 from sfu.params import CodecParameters, EncodingParameters, Kind, RtpParameters
-from signaling.livekit import messages, sdp
+from signaling.livekit import messages, sdp, taps
 from signaling.livekit.limits import Bucket
 from signaling.livekit.peers import AnsweringPeer, OfferingPeer
 from signaling.livekit.token import Claims
@@ -230,7 +230,7 @@ class Participant:
                 self.room.post(SetConsumerSource(subscription.consumer_id, producer_id))
             self.room.post(CloseProducer(old))
             self.room.forget_producer(old)
-            self.room.restart_tap(track)
+            taps.stop(self.room, track)
             track.demand = LayerDemand()
         self.show_mute(track)
         self.changed()

@@ -1,12 +1,11 @@
-"""One LiveKit room: its participants, its router in a media worker, and the evaluation of who gets what.
+"""One LiveKit room: its participants, its router in a media worker, and when its wanted state is worked out.
 
-Wanted state is computed as a whole and compared (``_evaluate``); nothing here keeps deltas.
+Who gets what is in ``evaluation``, what is recorded in ``taps``.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
 import structlog
@@ -14,12 +13,11 @@ from livekit.protocol import models, rtc
 
 from core.ids import new_id
 from sfu.errors import SfuError
-from sfu.messages import OpenRouter, Reply, Request, StartTap, StopTap
-from signaling.livekit import messages
+from sfu.messages import OpenRouter, Reply, Request
+from signaling.livekit import evaluation, messages, taps
 from signaling.livekit.limits import Limits
 from signaling.livekit.participant import STATE, Participant
-from signaling.livekit.policy import RoomPolicy
-from signaling.livekit.tracks import Tap, Track, TrackSetting
+from signaling.livekit.tracks import Track, TrackSetting
 
 if TYPE_CHECKING:
     from signaling.livekit.rooms import MediaRooms
@@ -91,7 +89,7 @@ class Room:
         self.tracks[track.sid] = track
 
     def forget_track(self, track: Track) -> None:
-        self._stop_tap(track)
+        taps.stop(self, track)
         self.tracks.pop(track.sid, None)
         for participant in self.participants.values():
             participant.choices.pop(track.sid, None)
@@ -244,7 +242,7 @@ class Room:
             self._tell_news()
             for viewer in doubtful:
                 if not viewer.left:
-                    self.evaluate(viewer)
+                    evaluation.evaluate(self, viewer)
             return
         for track in list(self.tracks.values()):
             was = track.silenced
@@ -253,9 +251,9 @@ class Room:
                 track.publisher.tell_mute(track)
                 track.publisher.changed()
         self._tell_news()
-        self._evaluate_all()
+        evaluation.evaluate_all(self)
         for track in list(self.tracks.values()):
-            self._evaluate_tap(track)
+            taps.evaluate(self, track)
 
     def decide_silence(self, track: Track) -> bool:
         """Asked before the producer opens, so that not even its first packet passes."""
@@ -267,152 +265,6 @@ class Room:
         )
         track.info.muted = track.muted
         return track.silenced
-
-    def _evaluate_all(self) -> None:
-        """Viewers for whom the policy wants the same are worked out together, not pair by pair."""
-        policy = self.owner.policy if self.governed else None
-        everybody = list(self.participants.values())
-        if policy is None or any(p.permission is not None or p.forbidden for p in everybody):
-            for viewer in everybody:
-                self.evaluate(viewer)
-            return
-        audiences: dict[Hashable, list[Participant]] = {}
-        for viewer in everybody:
-            audiences.setdefault(policy.audience(self.name, viewer.identity), []).append(viewer)
-        for viewers in audiences.values():
-            if len(viewers) < 3:
-                for viewer in viewers:
-                    self.evaluate(viewer)
-            else:
-                self._evaluate_audience(policy, viewers)
-
-    def _evaluate_audience(self, policy: RoomPolicy, viewers: list[Participant]) -> None:
-        """Nobody is asked about itself: the second stands in for the first."""
-        common: list[Track] = []
-        for publisher in self.participants.values():
-            if publisher.hidden:
-                continue
-            asking = (viewers[1] if publisher is viewers[0] else viewers[0]).identity
-            common += [
-                track
-                for track in publisher.tracks.values()
-                if track.published and policy.wants(self.name, asking, publisher.identity, track.source)
-            ]
-        for viewer in viewers:
-            may = common if viewer.grants.can_subscribe else ()
-            viewer.want(
-                {
-                    track.sid: track
-                    for track in may
-                    if track.publisher is not viewer and self._chosen(policy, viewer, track)
-                }
-            )
-
-    def _chosen(self, policy: RoomPolicy, viewer: Participant, track: Track) -> bool:
-        """What the client said, else what it gets without a word."""
-        choice = viewer.choices.get(track.sid)
-        if choice is None:
-            return policy.unasked(self.name, viewer.identity, track.publisher.identity, track.source)
-        return choice
-
-    def evaluate(self, viewer: Participant) -> None:
-        """Everything that the viewer should receive now, pulled as a whole."""
-        wanted: dict[str, Track] = {}
-        policy = self.owner.policy if self.governed else None
-        for publisher in self.participants.values():
-            if publisher is viewer or publisher.hidden:
-                continue
-            for track in publisher.tracks.values():
-                if not track.published:
-                    continue
-                allowed = publisher.allows(viewer, track)
-                self._tell_permission(viewer, track, allowed)
-                if not allowed or not viewer.grants.can_subscribe:
-                    continue
-                if policy is not None:
-                    wants = policy.wants(
-                        self.name, viewer.identity, publisher.identity, track.source
-                    ) and self._chosen(policy, viewer, track)
-                else:
-                    wants = viewer.choices.get(track.sid, viewer.auto_subscribe)
-                if wants:
-                    wanted[track.sid] = track
-        viewer.want(wanted)
-
-    def _tell_permission(self, viewer: Participant, track: Track, allowed: bool) -> None:
-        if allowed != (track.sid in viewer.forbidden):
-            return
-        if allowed:
-            viewer.forbidden.discard(track.sid)
-        else:
-            viewer.forbidden.add(track.sid)
-        viewer.send(
-            rtc.SignalResponse(
-                subscription_permission_update=rtc.SubscriptionPermissionUpdate(
-                    participant_sid=track.publisher.sid, track_sid=track.sid, allowed=allowed
-                )
-            )
-        )
-
-    # ------------------------------------------------------------ taps
-
-    def _evaluate_tap(self, track: Track) -> None:
-        policy = self.owner.policy
-        path = None
-        if track.published and policy is not None and policy.governs(self.name):
-            path = policy.tap(self.name, track.publisher.identity, track.source)
-        if track.tap is not None and track.tap.path != path:
-            self._stop_tap(track)
-        if path is not None and track.tap is None:
-            self._start_tap(track, path)
-
-    def _start_tap(self, track: Track, path: str) -> None:
-        tap = Tap(new_id("tap_"), path)
-        track.tap = tap
-        self.owner.taps[tap.tap_id] = track
-        self.demand_changed(track)
-        self.owner.spawn(self._open_tap(track, tap))
-
-    async def _open_tap(self, track: Track, tap: Tap) -> None:
-        if track.producer_id is None or track.tap is not tap:
-            return
-        try:
-            await self.request(StartTap(tap.tap_id, track.producer_id, tap.path))
-        except SfuError as error:
-            log.warning("a tap can't be started", track=track.sid, code=error.code, reason=error.reason)
-            self.owner.taps.pop(tap.tap_id, None)
-            if track.tap is tap:
-                track.tap = None
-            return
-        if self.owner.observer is not None and track.tap is tap:
-            self.owner.observer.tap_started(
-                self.name,
-                track.publisher.identity,
-                track.source,
-                track.sid,
-                tap.path,
-                track.tapped_mime,
-            )
-
-    def _stop_tap(self, track: Track) -> None:
-        tap = track.tap
-        if tap is None:
-            return
-        track.tap = None
-        self.owner.taps.pop(tap.tap_id, None)
-        self.post(StopTap(tap.tap_id))
-        self.demand_changed(track)
-        self.tap_ended(track, tap.path)
-
-    def tap_ended(self, track: Track, path: str) -> None:
-        if self.owner.observer is not None:
-            self.owner.observer.tap_stopped(
-                self.name, track.publisher.identity, track.source, track.sid, path
-            )
-
-    def restart_tap(self, track: Track) -> None:
-        """Its producer was replaced: the dump goes on in a new segment."""
-        self._stop_tap(track)
 
     # ------------------------------------------------------------ layers
 

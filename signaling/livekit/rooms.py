@@ -22,7 +22,7 @@ from sfu.messages import (
     TapStopped,
     TransportState,
 )
-from signaling.livekit import messages, packets, reports
+from signaling.livekit import messages, packets, reports, taps
 from signaling.livekit.limits import Limits
 from signaling.livekit.node import Node
 from signaling.livekit.participant import Participant
@@ -205,7 +205,7 @@ class MediaRooms:
                 if track is not None and track.tap is not None:
                     path, track.tap = track.tap.path, None
                     log.warning("a tap has ended by itself", track=track.sid, reason=event.reason)
-                    track.publisher.room.tap_ended(track, path)
+                    taps.ended(track.publisher.room, track, path)
             case Report():
                 self._report(worker_id, event)
 

@@ -436,7 +436,7 @@ def _section_lines(section: Section, bundled: bool) -> list[str]:
     for item in section.candidates:
         lines.append(
             f"a=candidate:{item.foundation} {item.component} {item.protocol} {item.priority} "
-            f"{item.ip} {item.port} typ host"
+            f"{item.ip} {item.port} typ host" + (f" tcptype {item.tcp_type}" if item.tcp_type else "")
         )
     if section.candidates:
         lines.append("a=end-of-candidates")

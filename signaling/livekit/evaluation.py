@@ -1,0 +1,106 @@
+"""Who of a room should receive what: wanted state, pulled as a whole; nothing here keeps deltas."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import TYPE_CHECKING
+
+from livekit.protocol import rtc
+
+from signaling.livekit.policy import RoomPolicy
+from signaling.livekit.tracks import Track
+
+if TYPE_CHECKING:
+    from signaling.livekit.participant import Participant
+    from signaling.livekit.room import Room
+
+
+def evaluate_all(room: Room) -> None:
+    """Viewers for whom the policy wants the same are worked out together, not pair by pair."""
+    policy = room.owner.policy if room.governed else None
+    everybody = list(room.participants.values())
+    if policy is None or any(p.permission is not None or p.forbidden for p in everybody):
+        for viewer in everybody:
+            evaluate(room, viewer)
+        return
+    audiences: dict[Hashable, list[Participant]] = {}
+    for viewer in everybody:
+        audiences.setdefault(policy.audience(room.name, viewer.identity), []).append(viewer)
+    for viewers in audiences.values():
+        if len(viewers) < 3:
+            for viewer in viewers:
+                evaluate(room, viewer)
+        else:
+            _evaluate_audience(room, policy, viewers)
+
+
+def _evaluate_audience(room: Room, policy: RoomPolicy, viewers: list[Participant]) -> None:
+    """Nobody is asked about itself: the second stands in for the first."""
+    common: list[Track] = []
+    for publisher in room.participants.values():
+        if publisher.hidden:
+            continue
+        asking = (viewers[1] if publisher is viewers[0] else viewers[0]).identity
+        common += [
+            track
+            for track in publisher.tracks.values()
+            if track.published and policy.wants(room.name, asking, publisher.identity, track.source)
+        ]
+    for viewer in viewers:
+        may = common if viewer.grants.can_subscribe else ()
+        viewer.want(
+            {
+                track.sid: track
+                for track in may
+                if track.publisher is not viewer and _chosen(room, policy, viewer, track)
+            }
+        )
+
+
+def _chosen(room: Room, policy: RoomPolicy, viewer: Participant, track: Track) -> bool:
+    """What the client said, else what it gets without a word."""
+    choice = viewer.choices.get(track.sid)
+    if choice is None:
+        return policy.unasked(room.name, viewer.identity, track.publisher.identity, track.source)
+    return choice
+
+
+def evaluate(room: Room, viewer: Participant) -> None:
+    """Everything that the viewer should receive now, pulled as a whole."""
+    wanted: dict[str, Track] = {}
+    policy = room.owner.policy if room.governed else None
+    for publisher in room.participants.values():
+        if publisher is viewer or publisher.hidden:
+            continue
+        for track in publisher.tracks.values():
+            if not track.published:
+                continue
+            allowed = publisher.allows(viewer, track)
+            _tell_permission(viewer, track, allowed)
+            if not allowed or not viewer.grants.can_subscribe:
+                continue
+            if policy is not None:
+                wants = policy.wants(
+                    room.name, viewer.identity, publisher.identity, track.source
+                ) and _chosen(room, policy, viewer, track)
+            else:
+                wants = viewer.choices.get(track.sid, viewer.auto_subscribe)
+            if wants:
+                wanted[track.sid] = track
+    viewer.want(wanted)
+
+
+def _tell_permission(viewer: Participant, track: Track, allowed: bool) -> None:
+    if allowed != (track.sid in viewer.forbidden):
+        return
+    if allowed:
+        viewer.forbidden.discard(track.sid)
+    else:
+        viewer.forbidden.add(track.sid)
+    viewer.send(
+        rtc.SignalResponse(
+            subscription_permission_update=rtc.SubscriptionPermissionUpdate(
+                participant_sid=track.publisher.sid, track_sid=track.sid, allowed=allowed
+            )
+        )
+    )
