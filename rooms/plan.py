@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from rooms.model import AUDIO_SOURCES, CAMERA, CONSOLE_PREFIX, MICROPHONE, SCREEN, SCREEN_AUDIO, Room
 
+STAGE, CONTENT, MAIN = 100, 80, 60  # priorities; pictures among others have 10 to 40, by size
 CAMERAS_UNASKED = 25  # beyond as many, who may watch all gets only the cameras that its page asks for
 
 
@@ -64,6 +65,14 @@ class MediaPlan:
             or not self._watches_all(viewer)
             or publisher in (self.main, self.stage)
         )
+
+    def priority(self, viewer: str, publisher: str, source: str) -> int:
+        """Who comes first on a line that can't carry all pictures.  0: a picture among others."""
+        if publisher == self.stage:
+            return STAGE
+        if source == SCREEN:
+            return CONTENT
+        return MAIN if publisher == self.main else 0
 
     def audience(self, viewer: str) -> Hashable:
         """Viewers with the same value are wanted the same tracks, each its own excepted."""

@@ -130,6 +130,10 @@ class Reconciler:
         plan = self._directory.plan(room)
         return plan is not None and plan.unasked(viewer, publisher, source)
 
+    def priority(self, room: str, viewer: str, publisher: str, source: str) -> int:
+        plan = self._directory.plan(room)
+        return plan.priority(viewer, publisher, source) if plan is not None else 0
+
     def audience(self, room: str, viewer: str) -> Hashable:
         plan = self._directory.plan(room)
         return plan.audience(viewer) if plan is not None else None

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
-from livekit.protocol import rtc
+from livekit.protocol import models, rtc
 
+from sfu.params import Kind
 from signaling.livekit.policy import RoomPolicy
-from signaling.livekit.tracks import Track
+from signaling.livekit.tracks import Subscription, Track, TrackSetting
 
 if TYPE_CHECKING:
     from signaling.livekit.participant import Participant
@@ -88,6 +89,46 @@ def evaluate(room: Room, viewer: Participant) -> None:
             if wants:
                 wanted[track.sid] = track
     viewer.want(wanted)
+
+
+# ---------------------------------------------------------------- priorities
+
+CONTENT = 80  # of a plain room; a policy has its own
+TILE = ((0, 10), (181, 20), (361, 30), (721, 40))  # lines asked for, from → priority
+UNKNOWN_TILE = 30  # a client that names no size watches it large, as far as we know
+
+
+def priority(room: Room, subscription: Subscription, setting: TrackSetting) -> int:
+    """Sound needs none: it is never limited."""
+    track = subscription.track
+    if track.kind is not Kind.VIDEO:
+        return 0
+    policy = room.owner.policy if room.governed else None
+    if policy is not None:
+        viewer, publisher = subscription.viewer.identity, track.publisher.identity
+        found = policy.priority(room.name, viewer, publisher, track.source)
+        if found:
+            return found
+    elif track.source == "screen_share":
+        return CONTENT
+    return _tile_priority(setting)
+
+
+def _tile_priority(setting: TrackSetting) -> int:
+    if setting.width and setting.height:
+        lines = min(setting.width, setting.height)
+        return max(value for least, value in TILE if lines >= least)
+    if setting.quality >= models.VideoQuality.HIGH:
+        return UNKNOWN_TILE
+    return 10 * (1 + setting.quality)
+
+
+def prioritize(room: Room) -> None:
+    """Who comes first may have changed for everybody: only differences are sent."""
+    for track in room.tracks.values():
+        if track.kind is Kind.VIDEO:
+            for subscription in track.subscriptions.values():
+                subscription.viewer.prioritize(subscription)
 
 
 def _tell_permission(viewer: Participant, track: Track, allowed: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import structlog
@@ -19,12 +19,13 @@ from sfu.messages import (
     Consume,
     Produce,
     SetConsumerPaused,
+    SetConsumerPriority,
     SetConsumerSource,
     SetLayer,
     SetProducerPaused,
 )
 from sfu.params import CodecParameters, EncodingParameters, Kind, RtpParameters
-from signaling.livekit import messages, sdp, taps
+from signaling.livekit import evaluation, messages, sdp, taps
 from signaling.livekit.limits import Bucket
 from signaling.livekit.peers import AnsweringPeer, OfferingPeer
 from signaling.livekit.token import Claims
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 STATE = models.ParticipantInfo.State
 OWN_MUTE = "lianxin.own_mute"  # attribute of a client that does not obey our mute messages
+TOLD_ENOUGH = 5  # times that a client hears of one held stream
 STREAMS = {"camera": "camera", "microphone": "camera"}  # lip sync: one stream for both
 
 
@@ -313,6 +315,7 @@ class Participant:
         made = Subscription(self, track, new_id("consumer_"), ssrc, rtx)
         self.subscriptions[track.sid] = made
         track.subscriptions[self.sid] = made
+        self.room.owner.consumers[made.consumer_id] = made
         self._apply_setting(made)
         return made
 
@@ -320,6 +323,8 @@ class Participant:
         subscription = self.subscriptions.pop(track.sid, None)
         track.subscriptions.pop(self.sid, None)
         self.downstream.release(track)
+        if subscription is not None:
+            self.room.owner.consumers.pop(subscription.consumer_id, None)
         if subscription is not None and subscription.open:
             self.room.post(CloseConsumer(subscription.consumer_id))
             subscription.open = False
@@ -342,6 +347,7 @@ class Participant:
                     rtp,
                     paused=subscription.paused,
                     spatial_layer=subscription.layer,
+                    priority=subscription.priority,
                 )
             )
         except SfuError as error:
@@ -397,7 +403,45 @@ class Participant:
                 self.room.post(SetLayer(subscription.consumer_id, layer))
             if changed_pause:
                 self.room.post(SetConsumerPaused(subscription.consumer_id, paused))
+        self.set_priority(subscription, evaluation.priority(self.room, subscription, setting))
         self.room.demand_changed(track)
+
+    def prioritize(self, subscription: Subscription) -> None:
+        """The room's answer may be another than before."""
+        setting = self.settings.get(subscription.track.sid, TrackSetting())
+        self.set_priority(subscription, evaluation.priority(self.room, subscription, setting))
+
+    def set_priority(self, subscription: Subscription, priority: int) -> None:
+        """Told to the relay only when it differs."""
+        if subscription.priority == priority:
+            return
+        subscription.priority = priority
+        if subscription.open:
+            self.room.post(SetConsumerPriority(subscription.consumer_id, priority))
+
+    def tell_stream_states(self, subscriptions: Iterable[Subscription]) -> None:
+        """Stands still or moves: because of this viewer's own line, or of its publisher's."""
+        states = [
+            rtc.StreamStateInfo(
+                participant_sid=subscription.track.publisher.sid,
+                track_sid=subscription.track.sid,
+                state=rtc.StreamState.PAUSED if subscription.still else rtc.StreamState.ACTIVE,
+            )
+            for subscription in subscriptions
+        ]
+        if states:
+            self.send(rtc.SignalResponse(stream_state_update=rtc.StreamStateUpdate(stream_states=states)))
+
+    def remind_stream_states(self) -> None:
+        """Once a second: a client forgets what it is told of a track that has not reached it yet."""
+        held = [s for s in self.subscriptions.values() if s.held and s.told < TOLD_ENOUGH]
+        for subscription in held:
+            subscription.told += 1
+        self.tell_stream_states(held)
+
+    def resume_stream_states(self) -> None:
+        """What was told on the lost WebSocket may not have arrived: freed ones too."""
+        self.tell_stream_states(s for s in self.subscriptions.values() if s.open)
 
     def allows(self, viewer: Participant, track: Track) -> bool:
         """``subscription_permission`` of this publisher: absent means everybody."""
@@ -438,6 +482,7 @@ class Participant:
                 self.room.unpublished(track)
         self.tracks.clear()
         for subscription in list(self.subscriptions.values()):
+            self.room.owner.consumers.pop(subscription.consumer_id, None)
             subscription.track.subscriptions.pop(self.sid, None)
             self.room.demand_changed(subscription.track)
         self.subscriptions.clear()

@@ -21,6 +21,10 @@ class RoomPolicy(Protocol):
     def unasked(self, room: str, viewer: str, publisher: str, source: str) -> bool:
         """Does it receive a wanted track without having subscribed to it?"""
 
+    def priority(self, room: str, viewer: str, publisher: str, source: str) -> int:
+        """Who comes first when the viewer's line can't carry all pictures; 0: its size decides (see
+        ``evaluation.TILE``).  Pure."""
+
     def audience(self, room: str, viewer: str) -> Hashable:
         """Viewers with an equal value get equal answers about every publisher that is neither of them."""
 

@@ -252,6 +252,7 @@ class Room:
                 track.publisher.changed()
         self._tell_news()
         evaluation.evaluate_all(self)
+        evaluation.prioritize(self)
         for track in list(self.tracks.values()):
             taps.evaluate(self, track)
 

@@ -19,6 +19,7 @@ from sfu.messages import (
     Levels,
     ProducerLive,
     Report,
+    StreamStates,
     TapStopped,
     TransportState,
 )
@@ -29,7 +30,7 @@ from signaling.livekit.participant import Participant
 from signaling.livekit.policy import RoomObserver, RoomPolicy
 from signaling.livekit.room import Room
 from signaling.livekit.token import ApiKeys
-from signaling.livekit.tracks import Track
+from signaling.livekit.tracks import Subscription, Track
 
 log = structlog.get_logger(__name__)
 ACTION = rtc.LeaveRequest.Action
@@ -60,6 +61,7 @@ class MediaRooms:
         self.transports: dict[str, Participant] = {}
         self.producers: dict[str, Track] = {}
         self.taps: dict[str, Track] = {}
+        self.consumers: dict[str, Subscription] = {}
         self.stopping = False
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -193,6 +195,10 @@ class MediaRooms:
                 participant = self.transports.get(event.transport_id)
                 if participant is not None:
                     self._transport_state(participant, event)
+            case StreamStates():
+                viewer = self.transports.get(event.transport_id)
+                if viewer is not None:
+                    self._hold(viewer, event)
             case ProducerLive():
                 track = self.producers.get(event.producer_id)
                 if track is not None and event.mime and event.mime != track.info.mime_type:
@@ -225,20 +231,22 @@ class MediaRooms:
         lost = any(p is not None and p.opened is not None and not p.connected for p in peers)
         if lost != participant.media_lost and participant.told_joined:
             participant.media_lost = lost
-            self._stream_states(participant, paused=not participant.publisher.connected)
+            # Viewers hear that its pictures stand still, or move again.
+            for track in participant.tracks.values():
+                for subscription in track.subscriptions.values():
+                    if subscription.open:
+                        subscription.viewer.tell_stream_states([subscription])
 
-    def _stream_states(self, publisher: Participant, paused: bool) -> None:
-        """Viewers hear that a publisher's pictures stand still, or move again."""
-        state = rtc.StreamState.PAUSED if paused else rtc.StreamState.ACTIVE
-        for track in publisher.tracks.values():
-            for subscription in track.subscriptions.values():
-                if subscription.open:
-                    info = rtc.StreamStateInfo(
-                        participant_sid=publisher.sid, track_sid=track.sid, state=state
-                    )
-                    subscription.viewer.send(
-                        rtc.SignalResponse(stream_state_update=rtc.StreamStateUpdate(stream_states=[info]))
-                    )
+    def _hold(self, viewer: Participant, event: StreamStates) -> None:
+        """The viewer's own line can't carry these any longer, or can again."""
+        changed = []
+        for ids, held in ((event.held, True), (event.freed, False)):
+            for consumer_id in ids:
+                subscription = self.consumers.get(consumer_id)
+                if subscription is not None and subscription.viewer is viewer and subscription.held != held:
+                    subscription.held, subscription.told = held, 1
+                    changed.append(subscription)
+        viewer.tell_stream_states(changed)
 
     def _levels(self, room: Room, event: Levels) -> None:
         levels: dict[str, float] = {}
@@ -384,6 +392,7 @@ class MediaRooms:
             self.expel(participant, REASON.JOIN_FAILURE, ACTION.DISCONNECT, "join_failed")
             return
         participant.publisher.nudge()
+        participant.remind_stream_states()
         if now - participant.token_refreshed_at > limits.refresh_token_s:
             participant.token_refreshed_at = now
             self.refresh_token(participant)

@@ -71,6 +71,15 @@ class Subscription:
     open: bool = False  # Consume was accepted
     paused: bool = False
     layer: int = 2
+    priority: int = 0
+    held: bool = False  # the viewer's line can't carry it now, the relay sends nothing
+    told: int = 0  # how often the viewer was told so
+
+    @property
+    def still(self) -> bool:
+        """No packets can come: held, or the publisher's own line is down."""
+        publisher = self.track.publisher
+        return self.held or (publisher.media_lost and not publisher.publisher.connected)
 
 
 @dataclass(slots=True, eq=False)

@@ -56,6 +56,7 @@ class Rules:
         self.on_request: set[tuple[str, str, str]] = set()
         self.silent: set[tuple[str, str]] = set()
         self.taps: dict[tuple[str, str], str] = {}
+        self.priorities: dict[str, int] = {}
 
     def governs(self, room: str) -> bool:
         return room.startswith("mt_")
@@ -68,6 +69,9 @@ class Rules:
 
     def unasked(self, room: str, viewer: str, publisher: str, source: str) -> bool:
         return (viewer, publisher, source) not in self.on_request
+
+    def priority(self, room: str, viewer: str, publisher: str, source: str) -> int:
+        return self.priorities.get(publisher, 0)
 
     def audience(self, room: str, viewer: str) -> str:
         return viewer
