@@ -58,6 +58,9 @@ class ServerConfig(Section):
 class MediaConfig(Section):
     addresses: tuple[Address, ...] = ()  # empty: the machine's own
     udp_port: Port = 7882  # worker n uses udp_port + n
+    tcp: bool = True  # for networks that drop UDP
+    tcp_port: Port | None = None  # None: the number of udp_port; worker n uses tcp_port + n
+    native: bool = True  # the C relay, where it can be had
     workers: Annotated[int, Field(ge=0, le=64)] | None = (
         None  # None: spare cores, at least one; 0: in-process
     )
@@ -126,6 +129,13 @@ class Config(Section):
     recording: RecordingConfig = RecordingConfig()
     log: LogConfig = LogConfig()
     limits: LimitsConfig = LimitsConfig()
+
+    @property
+    def media_tcp_port(self) -> int | None:
+        """None: media over UDP only."""
+        if not self.media.tcp:
+            return None
+        return self.media.udp_port if self.media.tcp_port is None else self.media.tcp_port
 
     @property
     def database_url(self) -> str:

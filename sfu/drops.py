@@ -51,6 +51,8 @@ class DropReason(StrEnum):
     STUN_UNAUTHENTICATED = "stun_unauthenticated"
     STUN_RATE = "stun_rate"
     STUN_UNEXPECTED = "stun_unexpected"  # neither a binding request nor an indication
+    TCP_SLOW = "tcp_slow"  # a client behind TCP reads slower than we send
+    TCP_INNER_FULL = "tcp_inner_full"  # between a TCP bridge and our own port
     DTLS_MALFORMED = "dtls_malformed"
     DTLS_UNKNOWN_ADDRESS = "dtls_unknown_address"
     SCTP_MALFORMED = "sctp_malformed"

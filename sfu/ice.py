@@ -3,7 +3,8 @@
 A check is matched to a leg by the first half of its USERNAME and must carry a MESSAGE-INTEGRITY made
 with that leg's password (RFC 8445 §7.3).  Its source address is then *validated*: DTLS and media are
 accepted only from validated addresses.  The first validated address of a leg is used until the client
-nominates one (USE-CANDIDATE); a later nomination elsewhere is a client that has moved.
+nominates one (USE-CANDIDATE); a later nomination elsewhere is a client that has moved.  So is one whose
+checks come from another address only: a NAT has given it another port.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from sfu.seams import Address
 DISCONNECTED_AFTER_MS = 5_000.0
 FAILED_AFTER_MS = 30_000.0  # RFC 7675 §5.1: consent lasts 30 s
 ADDRESS_KEPT_MS = 30_000.0
+DESERTED_MS = 7_000.0  # no check from the chosen address, but from another: browsers check every 2.5 to 6 s
 MAX_ADDRESSES_PER_LEG = 16
 MAX_STUN_BYTES = 1500
 REFUSALS_PER_SECOND = 50.0  # per port: error answers to those who know no ufrag
@@ -106,11 +108,14 @@ class IceLite:
         observer: IceObserver,
         clock_ms: Callable[[], float],
         drops: Drops,
+        outer: Callable[[Address], Address] = lambda address: address,
     ) -> None:
+        """``outer``: the client's own address behind one that the port sees (``sfu.ice_tcp``)."""
         self._send = send
         self._observer = observer
         self._clock_ms = clock_ms
         self._drops = drops
+        self._outer = outer
         self._legs: dict[str, IceLeg] = {}
         self._by_ufrag: dict[str, tuple[IceLeg, IceParameters]] = {}
         self._by_address: dict[Address, IceLeg] = {}
@@ -164,6 +169,24 @@ class IceLite:
         state = self._by_address.get(address)
         return state.leg if state is not None else None
 
+    def selected(self, leg: str) -> Address | None:
+        state = self._legs.get(leg)
+        return state.selected if state is not None else None
+
+    def gone(self, address: Address) -> None:
+        """A TCP connection has ended.  The leg goes on where its client was last heard."""
+        state = self._by_address.pop(address, None)
+        if state is None:
+            return
+        del state.addresses[address]
+        if state.selected != address:
+            return
+        state.selected = None
+        state.nominated = False
+        if state.addresses:
+            state.selected = max(state.addresses, key=lambda other: state.addresses[other])
+            self._observer.ice_selected(state.leg, state.selected)
+
     def note_alive(self, leg: str) -> None:
         """Media or data has come: the path lives although a check is late.
 
@@ -175,6 +198,15 @@ class IceLite:
             state.alive_ms = self._clock_ms()
 
     # ------------------------------------------------------------ datagrams
+
+    def knows(self, data: bytes) -> bool:
+        """Whether this looks like a binding request for one of our legs; its integrity is not checked."""
+        if not STUN_HEADER.size <= len(data) <= MAX_STUN_BYTES:
+            return False
+        if int.from_bytes(data[:2], "big") != BINDING_REQUEST:
+            return False
+        username = peek_username(data)
+        return username is not None and username.partition(":")[0] in self._by_ufrag
 
     def on_stun(self, data: bytes, address: Address) -> None:
         """Answer a binding request.  Whatever else arrives is counted and forgotten."""
@@ -247,12 +279,18 @@ class IceLite:
             state.nominated = False
         self._validate(state, address, now_ms)
         state.consent_ms = now_ms
-        select = use_candidate or restarted or state.selected is None
+        select = use_candidate or restarted or self._deserted(state, now_ms)
         state.nominated = state.nominated or use_candidate
         if select and state.selected != address:
             state.selected = address
             self._observer.ice_selected(state.leg, address)
         self._enter(state, IceState.CONNECTED)
+
+    @staticmethod
+    def _deserted(state: IceLeg, now_ms: float) -> bool:
+        if state.selected is None:
+            return True
+        return now_ms - state.addresses.get(state.selected, -DESERTED_MS) >= DESERTED_MS
 
     def _validate(self, state: IceLeg, address: Address, now_ms: float) -> None:
         other = self._by_address.get(address)
@@ -298,7 +336,7 @@ class IceLite:
             message_method=stun.Method.BINDING,
             message_class=stun.Class.RESPONSE,
             transaction_id=request.transaction_id,
-            attributes={"XOR-MAPPED-ADDRESS": address[:2]},
+            attributes={"XOR-MAPPED-ADDRESS": self._outer(address)[:2]},
         )
         response.add_message_integrity(key)
         self._send(bytes(response), address)

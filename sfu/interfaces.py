@@ -17,6 +17,8 @@ IFF_UP = 0x1
 IFREQ = struct.Struct("16s16s8x" if struct.calcsize("P") == 8 else "16s16s")
 MAX_INTERFACES = 256
 HOST_TYPE_PREFERENCE = 126  # RFC 8445 §5.1.2.1
+TCP_TYPE_PREFERENCE = 90  # RFC 6544 §4.2: below every UDP candidate
+PASSIVE_PREFERENCE = 4  # of 7, for a host candidate that waits for connections
 
 
 def interface_addresses() -> tuple[str, ...]:
@@ -56,6 +58,18 @@ def host_candidates(addresses: Sequence[str], port: int) -> tuple[IceCandidate, 
         local_preference = 65535 - index
         priority = (HOST_TYPE_PREFERENCE << 24) | (local_preference << 8) | 255
         candidates.append(IceCandidate(foundation=str(index + 1), ip=address, port=port, priority=priority))
+    return tuple(candidates)
+
+
+def tcp_candidates(addresses: Sequence[str], port: int) -> tuple[IceCandidate, ...]:
+    """Passive host candidates over TCP (RFC 6544 §4.2): chosen only where no UDP comes through."""
+    candidates = []
+    for index, address in enumerate(addresses):
+        local_preference = (PASSIVE_PREFERENCE << 13) | (8191 - index)
+        priority = (TCP_TYPE_PREFERENCE << 24) | (local_preference << 8) | 255
+        candidates.append(
+            IceCandidate(f"tcp{index + 1}", address, port, priority, protocol="tcp", tcp_type="passive")
+        )
     return tuple(candidates)
 
 

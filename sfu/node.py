@@ -39,12 +39,15 @@ STDERR = 2
 class NodeConfig:
     """``workers`` None: one per spare core, at least one; 0: inside this process.
 
-    Worker i listens on UDP ``udp_port`` + i (0: any free port each).  ``addresses`` are told to clients;
-    empty: the machine's interfaces, and 127.0.0.1 with ``loopback``.
+    Worker i listens on UDP ``udp_port`` + i and TCP ``tcp_port`` + i (0: any free port each; None: no TCP).
+    ``addresses`` are told to clients; empty: the machine's interfaces, and 127.0.0.1 with ``loopback``.
+    ``native``: the C relay where it can be had.
     """
 
     workers: int | None = None
     udp_port: int = 7882
+    tcp_port: int | None = None
+    native: bool = True
     addresses: tuple[str, ...] = ()
     loopback: bool = False
     command: Sequence[str] = WORKER_COMMAND
@@ -109,6 +112,7 @@ class RemoteWorker:
         self.process: asyncio.subprocess.Process | None = None
         self.alive = False
         self.udp_port = config.udp_port
+        self.tcp_port = config.tcp_port
         self.starts = 0
         self._command = command
         self._on_event = on_event
@@ -165,8 +169,9 @@ class RemoteWorker:
         except (TimeoutError, ChannelError):
             frame = None
         match frame:
-            case (_, WorkerReady(udp_port=udp_port)):
+            case (_, WorkerReady(udp_port=udp_port, tcp_port=tcp_port)):
                 self.udp_port = udp_port
+                self.tcp_port = tcp_port
                 self.alive = True
             case (_, WorkerRefused(reason=reason)):
                 await self._end_process()
@@ -322,8 +327,12 @@ class MediaNode:
             self._workers[remote.worker_id] = remote
 
     def _worker_config(self, index: int) -> WorkerConfig:
-        port = self.config.udp_port + index if self.config.udp_port else 0
-        return WorkerConfig(f"w{index}", port, tuple(self.config.addresses), self.config.loopback)
+        config = self.config
+        udp_port = config.udp_port + index if config.udp_port else 0
+        tcp_port = config.tcp_port + index if config.tcp_port else config.tcp_port
+        return WorkerConfig(
+            f"w{index}", udp_port, tuple(config.addresses), config.loopback, tcp_port, config.native
+        )
 
     # ------------------------------------------------------------ life
 
@@ -360,6 +369,15 @@ class MediaNode:
             for worker_id, w in self._workers.items()
             if w.alive
         }
+
+    def tcp_ports(self) -> dict[str, int]:
+        """Of the workers that listen on TCP too."""
+        ports = {
+            worker_id: w.tcp_port if isinstance(w, RemoteWorker) else w.worker.tcp_port
+            for worker_id, w in self._workers.items()
+            if w.alive
+        }
+        return {worker_id: port for worker_id, port in ports.items() if port is not None}
 
     def pids(self) -> dict[str, int]:
         """Process ids of the worker processes that are alive."""

@@ -1,4 +1,4 @@
-"""A media worker: one UDP port, its clients' transports, and the media plane above the relay.
+"""A media worker: a UDP port and a TCP port, its clients' transports, and the media plane above the relay.
 
 ``handle`` answers every request of ``sfu.messages`` synchronously; events leave through ``emit``.
 """
@@ -10,11 +10,13 @@ import logging
 import resource
 import socket
 from collections import Counter as Tally
+from dataclasses import replace
 
 from sfu.drops import DropReason, Drops
 from sfu.dtls import DtlsIdentity
 from sfu.ice import IceLite, IceState
-from sfu.interfaces import bind_address, candidate_addresses, host_candidates
+from sfu.ice_tcp import IceTcp
+from sfu.interfaces import bind_address, candidate_addresses, host_candidates, tcp_candidates
 from sfu.media import MediaPlane
 from sfu.messages import (
     CloseRouter,
@@ -64,22 +66,46 @@ class Worker:
         self._delay_s = 0.0
         self._complained_ms: float | None = None
         self._bytes_in: dict[str, int] = {}
+        self._tcp: IceTcp | None = None
         self.shut_down = asyncio.Event()
 
     # ------------------------------------------------------------ life
 
     async def start(self) -> None:
-        """Bind the port (a predecessor that was just killed may hold it for a moment) and begin.
+        """Bind the ports (a predecessor that was just killed may hold them for a moment) and begin.
 
-        Raises OSError when the port stays taken.
+        Raises OSError, whose ``strerror`` is one sentence, when one stays taken.
         """
-        self._sock = await bind_udp(bind_address(self.addresses()), self.config.udp_port)
+        host = bind_address(self.addresses())
+        self._sock = await bind_udp(host, self.config.udp_port)
         self.udp_port: int = self._sock.getsockname()[1]
-        self._relay = PythonRelay(self._sock, self, self._clock_ms, self._drops, kernel_times=True)
-        self._ice = IceLite(self._relay.send, self, self._clock_ms, self._drops)
+        self._relay = self._make_relay()
+        self._ice = IceLite(self._relay.send, self, self._clock_ms, self._drops, self._outer)
+        if self.config.tcp_port is not None:
+            try:
+                tcp = await bind_tcp(host, self.config.tcp_port)
+            except OSError:
+                self._sock.close()
+                raise
+            self._tcp = IceTcp(("127.0.0.1", self.udp_port), self._ice, self._clock_ms, self._drops)
+            await self._tcp.start(tcp)
         self._media = MediaPlane(self._relay, self._emit, self._clock_ms, self._tap_factory)
         self._relay.start(asyncio.get_running_loop())
         self._task = asyncio.create_task(self._run(), name=f"worker {self.config.worker_id}")
+
+    def _make_relay(self) -> PythonRelay:
+        """The native relay goes here: if ``self.config.native`` and its module and self-test allow, else
+        the Python twin with a line in the log that says why.
+        """
+        self._relay_native = False
+        return PythonRelay(self._sock, self, self._clock_ms, self._drops, kernel_times=True)
+
+    @property
+    def tcp_port(self) -> int | None:
+        return self._tcp.port if self._tcp is not None else None
+
+    def _outer(self, address: Address) -> Address:
+        return self._tcp.outer(address) if self._tcp is not None else address
 
     async def stop(self) -> None:
         """Close everything; the clients are told by close_notify.  Repeated: without effect."""
@@ -91,6 +117,8 @@ class Worker:
         for router_id in tuple(self._routers):
             self._close_router(router_id)
         await asyncio.sleep(0)  # what SCTP has started as tasks runs to its end
+        if self._tcp is not None:
+            await self._tcp.stop()
         self._relay.stop()
         self._sock.close()
         self.shut_down.set()
@@ -180,10 +208,14 @@ class Worker:
         return self._describe(transport)
 
     def _describe(self, transport: ClientTransport) -> TransportOpened:
+        addresses = self.addresses()
+        candidates = host_candidates(addresses, self.udp_port)
+        if self._tcp is not None:
+            candidates += tcp_candidates(addresses, self._tcp.port)
         return TransportOpened(
             transport.transport_id,
             transport.ice_parameters,
-            host_candidates(self.addresses(), self.udp_port),
+            candidates,
             self._identity.fingerprints,
         )
 
@@ -262,6 +294,8 @@ class Worker:
     def _tick(self, now_ms: float) -> None:
         self._media.tick(now_ms)
         self._ice.tick(now_ms)
+        if self._tcp is not None:
+            self._tcp.tick(now_ms)
         for transport in tuple(self._transports.values()):
             transport.tick(now_ms)
 
@@ -277,6 +311,8 @@ class Worker:
             if report.bytes_in > self._bytes_in.get(transport_id, 0):
                 self._bytes_in[transport_id] = report.bytes_in
                 self._ice.note_alive(transport_id)
+            if self._tcp is not None and self._tcp.bridges(self._ice.selected(transport_id)):
+                transports[transport_id] = replace(report, over_tcp=True)
         delay_s, self._delay_s = self._delay_s, 0.0
         own = (
             Counter("lianxin_worker_cpu_seconds_total", (), cpu_seconds()),
@@ -285,6 +321,8 @@ class Worker:
             Counter("lianxin_worker_routers", (), float(len(self._routers))),
             Counter("lianxin_worker_ice_checks_total", (), float(self._ice.checks)),
             Counter("lianxin_worker_ice_failures_total", (), float(self._ice.failures)),
+            Counter("lianxin_worker_relay_native", (), float(self._relay_native)),
+            *(self._tcp.counters() if self._tcp is not None else ()),
             *(
                 Counter("lianxin_worker_dtls_failures_total", (("reason", reason),), float(count))
                 for reason, count in sorted(self._dtls_failures.items())
@@ -305,15 +343,28 @@ async def bind_udp(host: str, port: int) -> socket.socket:
     No SO_REUSEADDR: on UDP it would let a second server take the datagrams of the first.
     """
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    await _bind(sock, host, port, "UDP")
+    return sock
+
+
+async def bind_tcp(host: str, port: int) -> socket.socket:
+    """The same for TCP.  SO_REUSEADDR passes over old connections there, not over another server."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    await _bind(sock, host, port, "TCP")
+    return sock
+
+
+async def _bind(sock: socket.socket, host: str, port: int, protocol: str) -> None:
     sock.setblocking(False)
     for attempt in range(BIND_ATTEMPTS):
         try:
             sock.bind((host, port))
-        except OSError:
+        except OSError as error:
             if attempt == BIND_ATTEMPTS - 1:
                 sock.close()
-                raise
+                reason = f"{protocol} port {port} can't be had: {error.strerror}"
+                raise OSError(error.errno, reason) from error
             await asyncio.sleep(BIND_RETRY_S)
         else:
-            break
-    return sock
+            return

@@ -90,6 +90,8 @@ def _node(config: Config) -> MediaNode:
         NodeConfig(
             workers=config.media.workers,
             udp_port=config.media.udp_port,
+            tcp_port=config.media_tcp_port,
+            native=config.media.native,
             addresses=config.media.addresses,
             loopback=config.server.host == "localhost" or within(config.server.host, LOOPBACK),
         ),

@@ -65,6 +65,19 @@ FAMILIES = {
         "lianxin_worker_ice_failures_total",
         "Transports whose ICE failed.",
     ),
+    "lianxin_worker_relay_native": (
+        "lianxin_worker_relay_native",
+        "Whether a media worker forwards in C (1) or in Python (0).",
+    ),
+    "lianxin_ice_tcp_connections": ("lianxin_ice_tcp_connections", "Clients' media connections over TCP."),
+    "lianxin_ice_tcp_accepted_total": (
+        "lianxin_ice_tcp_accepted_total",
+        "Media connections over TCP that ICE has accepted.",
+    ),
+    "lianxin_ice_tcp_refused_total": (
+        "lianxin_ice_tcp_refused_total",
+        "Media connections over TCP that were closed by us, by reason.",
+    ),
     "lianxin_worker_dtls_failures_total": (
         "lianxin_worker_dtls_failures_total",
         "DTLS handshakes that failed, by reason.",

@@ -78,11 +78,11 @@ async def run(sock: socket.socket) -> None:
     try:
         await worker.start()
     except OSError as error:
-        channel.send(WorkerRefused(f"UDP port {config.udp_port} can't be had: {error.strerror or error}"))
+        channel.send(WorkerRefused(error.strerror or str(error)))
         await channel.drain()
         await channel.close()
         return
-    channel.send(WorkerReady(worker.udp_port))
+    channel.send(WorkerReady(worker.udp_port, worker.tcp_port))
     answering = asyncio.create_task(answer(channel, worker))
     stopping = asyncio.create_task(worker.shut_down.wait())
     await asyncio.wait({answering, stopping}, return_when=asyncio.FIRST_COMPLETED)

@@ -46,7 +46,7 @@ def test_every_key_can_be_set_by_its_variable() -> None:
             default = getattr(getattr(load_config(), section), key)
             text = ",".join(default) if isinstance(default, tuple) else str(default)
             if default is None:
-                text = {"workers": "3"}.get(key, "/tmp/x")
+                text = {"workers": "3", "tcp_port": "7883"}.get(key, "/tmp/x")
             name = f"LIANXIN_{section.upper()}__{key.upper()}"
             value = getattr(getattr(load_config(environ={name: text}), section), key)
             assert field is not None
