@@ -34,12 +34,15 @@ class DropReason(StrEnum):
     PRODUCER_PAUSED = "producer_paused"
     DUPLICATE = "duplicate"
     PADDING = "padding"
+    HELD = "held"  # more packets than are kept while policy decides
     # towards one receiver
     NOT_CONNECTED = "not_connected"
     WAITING_FOR_KEY_FRAME = "waiting_for_key_frame"
     TEMPORAL_LAYER = "temporal_layer"
+    SPATIAL_LAYER = "spatial_layer"
     NO_CODEC = "no_codec"  # the receiver has no payload type for this codec
     TOO_OLD = "too_old"
+    PACER_FULL = "pacer_full"  # a key frame for a line that can't take it
     TAP_OVERFLOW = "tap_overflow"
     # NACK from receivers
     NACK_MISS = "nack_miss"
