@@ -28,7 +28,9 @@ SOURCE_TO_WIRE = {
     "screen_share_audio": models.TrackSource.SCREEN_SHARE_AUDIO,
 }
 QUALITIES = (models.VideoQuality.LOW, models.VideoQuality.MEDIUM, models.VideoQuality.HIGH)
-ENABLED_CODECS = ("video/VP8", "video/H264", "audio/opus", "audio/red", "video/rtx")
+ENABLED_CODECS = (
+    "video/VP8", "video/H264", "video/VP9", "video/AV1", "audio/opus", "audio/red", "video/rtx"
+)  # fmt: skip
 
 
 class MessageError(ValueError):

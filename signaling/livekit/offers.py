@@ -19,12 +19,17 @@ from sfu.params import (
 )
 from signaling.livekit.sdp import Description, Section, formats_of, rejected
 
-VIDEO = ("video/vp8", "video/h264")  # in the order of our preference
+VIDEO = ("video/vp8", "video/h264", "video/vp9", "video/av1")  # in the order of our preference
 AUDIO = ("audio/opus", "audio/red")
+# Several spatial layers in one stream; others are served too, but told apart by their encodings.
+SVC = frozenset({"video/vp9", "video/av1"})
+# Of VP9 the 8 and 10 bit profiles with 4:2:0, of AV1 Main: what browsers send (RFC 9628 §6, AV1 RTP §7.2.1)
+PROFILES = {"video/vp9": ("profile-id", ("0", "2")), "video/av1": ("profile", ("0",))}
 FEEDBACK = {
-    "audio": ("transport-cc", "nack"),
-    "video": ("nack", "nack pli", "ccm fir", "transport-cc"),
+    "audio": ("nack",),
+    "video": ("nack", "nack pli", "ccm fir"),
 }
+TRANSPORT_CC, REMB = "transport-cc", "goog-remb"
 EXTENSIONS = {
     "audio": (
         ExtensionUri.MID,
@@ -38,6 +43,7 @@ EXTENSIONS = {
         ExtensionUri.REPAIRED_RID,
         ExtensionUri.TRANSPORT_CC,
         ExtensionUri.ABS_SEND_TIME,
+        ExtensionUri.DEPENDENCY_DESCRIPTOR,
     ),
 }
 MAX_MESSAGE_SIZE = 262_144
@@ -45,7 +51,7 @@ RID_ORDER = {"q": 0, "h": 1, "f": 2}
 
 # What we offer on a subscriber connection (v0).  111 and 63 are libwebrtc's own numbers: a RED packet
 # carries Opus' number inside, so that publishers and viewers should agree on it.
-_VIDEO_FEEDBACK = ("nack", "nack pli", "ccm fir", "transport-cc")
+_VIDEO_FEEDBACK = ("nack", "nack pli", "ccm fir", TRANSPORT_CC, REMB)
 OFFERED_AUDIO = (
     CodecParameters(
         "audio/opus", 111, 48_000, 2, (("minptime", "10"), ("useinbandfec", "1")), ("transport-cc", "nack")
@@ -68,6 +74,19 @@ OFFERED_VIDEO = (
     _h264(106, "4d001f", "1"),
     _h264(108, "64001f", "1"),
     _h264(112, "42e01f", "0"),
+    CodecParameters("video/VP9", 98, 90_000, 1, (("profile-id", "0"),), _VIDEO_FEEDBACK, rtx_payload_type=99),
+    CodecParameters(
+        "video/VP9", 100, 90_000, 1, (("profile-id", "2"),), _VIDEO_FEEDBACK, rtx_payload_type=101
+    ),
+    CodecParameters(
+        "video/AV1",
+        45,
+        90_000,
+        1,
+        (("level-idx", "5"), ("profile", "0"), ("tier", "0")),
+        _VIDEO_FEEDBACK,
+        rtx_payload_type=46,
+    ),
 )
 OFFERED_EXTENSIONS = {
     "audio": (
@@ -80,6 +99,7 @@ OFFERED_EXTENSIONS = {
         HeaderExtension(ExtensionUri.ABS_SEND_TIME, 2),
         HeaderExtension(ExtensionUri.TRANSPORT_CC, 3),
         HeaderExtension(ExtensionUri.MID, 4),
+        HeaderExtension(ExtensionUri.DEPENDENCY_DESCRIPTOR, 12),
     ),
 }
 
@@ -104,10 +124,29 @@ def common_codecs(section: Section, prefer: str = "", red: bool = False) -> tupl
                 continue
             if mime == "audio/red" and not _red_of(codec, opus):
                 continue
-            allowed = FEEDBACK[section.kind]
-            feedback = tuple(item for item in codec.rtcp_feedback if item in allowed)
+            if not _known_profile(mime, codec):
+                continue
+            feedback = _common_feedback(section, codec)
             found.append(replace(codec, mime=canonical_mime(mime), rtcp_feedback=feedback))
     return tuple(found)
+
+
+def _known_profile(mime: str, codec: CodecParameters) -> bool:
+    name, profiles = PROFILES.get(mime, ("", ("0",)))
+    return dict(codec.fmtp).get(name, "0") in profiles
+
+
+def _common_feedback(section: Section, codec: CodecParameters) -> tuple[str, ...]:
+    """Transport-wide feedback needs its extension too; who lacks it has REMB, which is worked out from the
+    absolute send time.  Never both: then nobody would know whose estimate counts.
+    """
+    numbered = any(extension.uri == ExtensionUri.TRANSPORT_CC for extension in section.extensions)
+    allowed = FEEDBACK[section.kind]
+    if numbered and TRANSPORT_CC in codec.rtcp_feedback:
+        allowed = (*allowed, TRANSPORT_CC)
+    elif section.kind == "video":
+        allowed = (*allowed, REMB)
+    return tuple(item for item in codec.rtcp_feedback if item in allowed)
 
 
 def _red_of(codec: CodecParameters, opus: set[int]) -> bool:
@@ -117,15 +156,23 @@ def _red_of(codec: CodecParameters, opus: set[int]) -> bool:
 
 
 def canonical_mime(mime: str) -> str:
-    known = {"video/vp8": "video/VP8", "video/h264": "video/H264"}
+    known = {
+        "video/vp8": "video/VP8",
+        "video/h264": "video/H264",
+        "video/vp9": "video/VP9",
+        "video/av1": "video/AV1",
+    }
     return known.get(mime.lower(), mime.lower())
 
 
-def common_extensions(section: Section) -> tuple[HeaderExtension, ...]:
+def common_extensions(section: Section, described: bool = True) -> tuple[HeaderExtension, ...]:
+    """``described``: with the dependency descriptor."""
     allowed = EXTENSIONS.get(section.kind, ())
     seen: set[str] = set()
     found = []
     for extension in section.extensions:
+        if extension.uri == ExtensionUri.DEPENDENCY_DESCRIPTOR and not described:
+            continue
         if extension.uri in allowed and extension.uri not in seen:
             seen.add(extension.uri)
             found.append(extension)
@@ -193,10 +240,15 @@ def answer_media(
     dtx: bool = True,
     stereo: bool = False,
 ) -> Section:
-    """The answer to a media section; in a receiving direction the offered RIDs are kept intact (RFC 8853)."""
+    """The answer to a media section; in a receiving direction the offered RIDs are kept intact (RFC 8853).
+
+    What comes to us carries the dependency descriptor only with SVC: a viewer of VP8 would follow frame
+    numbers that break with each change of layer, which the relay mends in the codec's own descriptor.
+    """
     if offer.kind == "audio":
         codecs = tuple(_opus_wishes(codec, dtx, stereo) for codec in codecs)
     receiving = direction == "recvonly" and len(offer.simulcast) > 0
+    described = direction != "recvonly" or (bool(codecs) and codecs[0].mime.lower() in SVC)
     return Section(
         kind=offer.kind,
         mid=offer.mid,
@@ -204,7 +256,7 @@ def answer_media(
         formats=formats_of(codecs),
         direction=direction,
         codecs=codecs,
-        extensions=common_extensions(offer),
+        extensions=common_extensions(offer, described),
         simulcast=offer.simulcast if receiving else (),
         simulcast_direction="recv" if receiving else "",
     )

@@ -334,6 +334,9 @@ class Participant:
         track = subscription.track
         if track.producer_id is None or self.subscriptions.get(track.sid) is not subscription:
             return
+        if not self.can_decode(track, section.codecs):
+            self._give_up(track)
+            return
         encoding = EncodingParameters(ssrc=subscription.ssrc, rtx_ssrc=subscription.rtx_ssrc)
         rtp = RtpParameters(section.mid, section.codecs, section.extensions, (encoding,))
         subscription.open = True
@@ -354,9 +357,7 @@ class Participant:
             subscription.open = False
             log.info("a track can't be forwarded", track=track.sid, viewer=self.identity, code=error.code)
             if error.code == "no_common_codec":
-                self.cannot_subscribe(track)
-                self.unsubscribe(track)
-                self.wanted.pop(track.sid, None)
+                self._give_up(track)
             return
         if self.subscriptions.get(track.sid) is not subscription:
             self.room.post(CloseConsumer(subscription.consumer_id))
@@ -364,10 +365,14 @@ class Participant:
         self.room.subscribed(track)
 
     def can_decode(self, track: Track, codecs: tuple[CodecParameters, ...]) -> bool:
-        if track.rtp is None:
-            return False
+        """By the codec that is sent, not by all that its publisher might send.  RED can be taken off."""
+        sent = track.info.mime_type.lower()
         offered = {codec.mime.lower() for codec in codecs}
-        return any(codec.mime.lower() in offered for codec in track.rtp.codecs)
+        return sent in offered or (sent == "audio/red" and "audio/opus" in offered)
+
+    def _give_up(self, track: Track) -> None:
+        self.cannot_subscribe(track)
+        self.unsubscribe(track)
 
     def cannot_subscribe(self, track: Track) -> None:
         """No codec in common: told once, not tried again."""

@@ -205,7 +205,10 @@ class MediaRooms:
                     track.info.mime_type = event.mime
                     for codec in track.info.codecs:
                         codec.mime_type = event.mime
+                    for viewer in track.publisher.room.participants.values():
+                        viewer.unservable.discard(track.sid)  # judged by the codec that was expected
                     track.publisher.changed()
+                    track.publisher.room.refresh()
             case TapStopped():
                 track = self.taps.pop(event.tap_id, None)
                 if track is not None and track.tap is not None:

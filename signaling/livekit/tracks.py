@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 from livekit.protocol import models, rtc
 
 from sfu.params import Kind, RtpParameters
-from signaling.livekit import messages
+from signaling.livekit import messages, offers
 
 if TYPE_CHECKING:
     from signaling.livekit.participant import Participant
+
+MAX_SPATIAL = 3  # of SVC in WebRTC
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +116,12 @@ class Track:
 
     @property
     def layers(self) -> int:
-        """How many encodings are sent."""
-        return max(1, len(self.rtp.encodings)) if self.rtp is not None else 1
+        """How many sizes are sent: encodings, or spatial layers of the only one."""
+        if self.rtp is None:
+            return 1
+        if len(self.rtp.encodings) <= 1 and self.info.mime_type.lower() in offers.SVC:
+            return min(MAX_SPATIAL, max(1, len(layers_of(self.info))))
+        return max(1, len(self.rtp.encodings))
 
     @property
     def tapped_mime(self) -> str:
@@ -215,5 +221,17 @@ def track_info(sid: str, request: rtc.AddTrackRequest, source: str, stream: str)
         info.audio_features.append(models.AudioTrackFeature.TF_STEREO)
     for codec in request.simulcast_codecs[:1]:
         # Only the first codec is carried; a backup codec is never asked for, so it is not announced.
-        info.codecs.append(models.SimulcastCodecInfo(cid=codec.cid, layers=codec.layers or request.layers))
+        mode = codec.video_layer_mode
+        if mode == models.VideoLayer.Mode.MODE_UNUSED and request.type == models.TrackType.VIDEO:
+            svc = f"video/{codec.codec.rpartition('/')[2].lower()}" in offers.SVC
+            mode = (
+                models.VideoLayer.Mode.MULTIPLE_SPATIAL_LAYERS_PER_STREAM
+                if svc
+                else models.VideoLayer.Mode.ONE_SPATIAL_LAYER_PER_STREAM
+            )
+        info.codecs.append(
+            models.SimulcastCodecInfo(
+                cid=codec.cid, layers=codec.layers or request.layers, video_layer_mode=mode
+            )
+        )
     return info

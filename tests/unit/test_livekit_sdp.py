@@ -88,7 +88,9 @@ def test_codecs_come_in_our_order_whatever_the_offer_says() -> None:
     assert offers.common_codecs(video)[0].mime == "video/VP8"
     assert offers.common_codecs(video, prefer="h264")[0].mime == "video/H264"
     assert all(codec.rtx_payload_type is not None for codec in offers.common_codecs(video)[:3])
-    assert {codec.mime for codec in offers.common_codecs(video)} == {"video/VP8", "video/H264"}
+    mimes = [codec.mime for codec in offers.common_codecs(video)]
+    assert list(dict.fromkeys(mimes)) == ["video/VP8", "video/H264", "video/VP9", "video/AV1"]
+    assert (mimes.count("video/VP9"), mimes.count("video/AV1")) == (2, 1)  # profiles 0 and 2; Main
 
 
 def test_red_comes_first_only_when_the_track_wants_it() -> None:
@@ -180,9 +182,9 @@ def test_a_bad_line_spoils_only_its_own_section() -> None:
 
 def test_sections_of_other_kinds_are_not_servable() -> None:
     text = HEAD + "m=text 9 UDP/TLS/RTP/SAVPF 98\r\na=mid:0\r\na=rtpmap:98 t140/1000\r\n"
-    av1 = "m=video 9 UDP/TLS/RTP/SAVPF 35\r\na=mid:1\r\na=rtpmap:35 AV1/90000\r\n"
+    other = "m=video 9 UDP/TLS/RTP/SAVPF 35\r\na=mid:1\r\na=rtpmap:35 H265/90000\r\n"
     plain = "m=audio 9 RTP/AVP 0\r\na=mid:2\r\na=rtpmap:0 opus/48000/2\r\n"
-    assert not any(offers.servable(s) for s in sdp.parse(text + av1 + plain).sections)
+    assert not any(offers.servable(s) for s in sdp.parse(text + other + plain).sections)
 
 
 def test_a_rejected_section_and_a_bundle_only_section_are_told_apart() -> None:

@@ -222,7 +222,10 @@ async def test_trap_10_the_answers_order_of_codecs_decides(signal_server: LiveKi
     assert sdp.parse(ann.received[-1].answer.sdp).sections[1].codecs[0].mime == "video/H264"
     bob = await signal_server.join("r", "bob")
     await publish_camera(bob, simulcast_codecs=[rtc.SimulcastCodec(codec="vp9", cid=VIDEO_CID)])
-    assert sdp.parse(bob.received[-1].answer.sdp).sections[1].codecs[0].mime == "video/VP8"
+    assert sdp.parse(bob.received[-1].answer.sdp).sections[1].codecs[0].mime == "video/VP9"
+    eve = await signal_server.join("r", "eve")
+    await publish_camera(eve, simulcast_codecs=[rtc.SimulcastCodec(codec="h265", cid=VIDEO_CID)])
+    assert sdp.parse(eve.received[-1].answer.sdp).sections[1].codecs[0].mime == "video/VP8"
 
 
 async def test_trap_11_what_we_cannot_serve_is_rejected_alone(signal_server: LiveKitServer) -> None:
@@ -231,8 +234,8 @@ async def test_trap_11_what_we_cannot_serve_is_rejected_alone(signal_server: Liv
     assert mimes[:2] == ["video/VP8", "video/H264"]
     assert "audio/opus" in mimes
     ann = await signal_server.join("r", "ann")
-    av1 = "m=video 9 UDP/TLS/RTP/SAVPF 45\r\na=mid:9\r\na=sendonly\r\na=rtpmap:45 AV1/90000\r\n"
-    offer = captured_sdp("chromium-v0-1") + av1
+    h265 = "m=video 9 UDP/TLS/RTP/SAVPF 45\r\na=mid:9\r\na=sendonly\r\na=rtpmap:45 H265/90000\r\n"
+    offer = captured_sdp("chromium-v0-1") + h265
     await ann.send(offer=rtc.SessionDescription(type="offer", sdp=offer, id=1))
     answer = sdp.parse((await ann.next("answer")).answer.sdp)
     assert [section.rejected for section in answer.sections] == [False, False, True]
