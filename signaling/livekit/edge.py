@@ -317,7 +317,7 @@ class Edge:
                     ping_interval=limits.ping_interval_s,
                     ping_timeout=limits.ping_timeout_s,
                     server_info=info,
-                    enabled_publish_codecs=messages.enabled_codecs(),
+                    enabled_publish_codecs=messages.enabled_codecs(room.governed),
                 )
             )
         )

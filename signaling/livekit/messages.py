@@ -83,8 +83,13 @@ def server_info(node_id: str) -> models.ServerInfo:
     )
 
 
-def enabled_codecs() -> list[models.Codec]:
-    return [models.Codec(mime=mime) for mime in ENABLED_CODECS]
+def enabled_codecs(recorded: bool) -> list[models.Codec]:
+    """``recorded``: only what recordings can be made of."""
+    return [
+        models.Codec(mime=mime)
+        for mime in ENABLED_CODECS
+        if not recorded or mime not in ("video/VP9", "video/AV1")
+    ]
 
 
 def leave(reason: models.DisconnectReason, action: rtc.LeaveRequest.Action) -> rtc.SignalResponse:

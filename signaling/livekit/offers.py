@@ -20,6 +20,7 @@ from sfu.params import (
 from signaling.livekit.sdp import Description, Section, formats_of, rejected
 
 VIDEO = ("video/vp8", "video/h264", "video/vp9", "video/av1")  # in the order of our preference
+RECORDABLE = frozenset({"video/vp8", "video/h264"})  # what recordings can be made of
 AUDIO = ("audio/opus", "audio/red")
 # Several spatial layers in one stream; others are served too, but told apart by their encodings.
 SVC = frozenset({"video/vp9", "video/av1"})
@@ -104,12 +105,17 @@ OFFERED_EXTENSIONS = {
 }
 
 
-def common_codecs(section: Section, prefer: str = "", red: bool = False) -> tuple[CodecParameters, ...]:
+def common_codecs(
+    section: Section, prefer: str = "", red: bool = False, recorded: bool = False
+) -> tuple[CodecParameters, ...]:
     """Our codecs among the section's, the wanted one first.
 
-    ``prefer`` is a name like "h264" (case-insensitive, "" = ours); ``red`` puts audio/red first.
+    ``prefer`` is a name like "h264" (case-insensitive, "" = ours); ``red`` puts audio/red first;
+    ``recorded`` leaves out what recordings can't be made of.
     """
     order = list(AUDIO if section.kind == "audio" else VIDEO)
+    if recorded and section.kind == "video":
+        order = [mime for mime in order if mime in RECORDABLE]
     wanted = f"{section.kind}/{prefer.lower()}"
     if red and section.kind == "audio":
         wanted = "audio/red"

@@ -211,7 +211,11 @@ class AnsweringPeer(Peer):
         if track is None:
             return None
         red = not track.info.disable_red and track.info.encryption == models.Encryption.Type.NONE
-        codecs = offers.common_codecs(section, track.prefer_codec, red)
+        codecs = offers.common_codecs(section, track.prefer_codec, red, self.participant.room.governed)
+        if not codecs:
+            counters.refused("codec_not_recordable")
+            log.info("a track's codec is not served in meetings", track=track.sid, codec=track.prefer_codec)
+            return None
         features = track.info.audio_features
         answer = offers.answer_media(
             section,

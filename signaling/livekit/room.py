@@ -118,7 +118,7 @@ class Room:
             max_participants=self.max_participants,
             creation_time=int(self.created_at),
             creation_time_ms=int(self.created_at * 1_000),
-            enabled_codecs=messages.enabled_codecs(),
+            enabled_codecs=messages.enabled_codecs(self.governed),
             metadata=self.metadata,
             num_participants=len(visible),
             num_publishers=sum(any(t.published for t in p.tracks.values()) for p in visible),

@@ -21,7 +21,7 @@ from tests.fixtures.livekit import (
     join_request,
     publish_camera,
 )
-from tests.unit.test_livekit_rooms import settle
+from tests.unit.test_livekit_rooms import Start, mounted, settle
 
 DESCRIPTOR = ExtensionUri.DEPENDENCY_DESCRIPTOR
 LAYER = models.VideoLayer.Mode
@@ -192,6 +192,18 @@ def test_profiles_that_browsers_decode_are_served(line: str, served: bool) -> No
     head = "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\n"
     text = f"{head}m=video 9 UDP/TLS/RTP/SAVPF 98\r\na=mid:0\r\na=rtpmap:98 {line}\r\n"
     assert offers.servable(sdp.parse(text).sections[0]) is served
+
+
+async def test_meetings_take_only_codecs_that_can_be_recorded(
+    start_livekit: Start, fake_node: FakeNode
+) -> None:
+    server, _, _ = await mounted(start_livekit, fake_node)
+    ann = await server.join("mt_1", "ann")
+    mimes = {codec.mime for codec in ann.received[0].join.enabled_publish_codecs}
+    assert {m for m in mimes if m.startswith("video/")} == {"video/VP8", "video/H264", "video/rtx"}
+    await publish_svc(ann, "vp9", *THREE)
+    produce = next(m for m in fake_node.of(Produce) if m.kind is Kind.VIDEO)
+    assert {codec.mime for codec in produce.rtp.codecs} == {"video/VP8", "video/H264"}
 
 
 # ---------------------------------------------------------------- RED
