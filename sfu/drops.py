@@ -48,6 +48,7 @@ class DropReason(StrEnum):
     NACK_MISS = "nack_miss"
     NACK_LIMIT = "nack_limit"
     NACK_TOO_SOON = "nack_too_soon"
+    NACK_OUTAGE = "nack_outage"  # what was lost in an outage is not sent again: a key frame mends it
     # transports
     STUN_MALFORMED = "stun_malformed"
     STUN_UNKNOWN_USER = "stun_unknown_user"

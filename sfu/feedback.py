@@ -19,6 +19,7 @@ OWN_SSRC = 1  # sender of feedback; libwebrtc's receivers use the same
 REPORTS_MS = 1000.0
 CLOCK_STEP_MS = 2000.0  # a publisher's clock that jumps this far was set anew
 MAX_RTT_MS = 10_000.0
+MENDING_MS = 700.0  # after an outage: until a key frame has come through and ended the receiver's questions
 
 
 class Feedback:
@@ -27,12 +28,18 @@ class Feedback:
     def __init__(self, media: MediaPlane) -> None:
         self._media = media
         self._reported_ms: dict[str, float] = {}
+        self._mending_ms: dict[str, float] = {}  # until then NACKs of video are not answered
         self.nacks_in = 0
         self.plis_in = 0
         self.plis_out = 0
 
     def forget(self, leg: LegHandle) -> None:
         self._reported_ms.pop(leg.name, None)
+        self._mending_ms.pop(leg.name, None)
+
+    def mend_by_key_frames(self, leg_name: str, now_ms: float) -> None:
+        """After an outage this receiver will ask for seconds of video that nobody needs any more."""
+        self._mending_ms[leg_name] = now_ms + MENDING_MS
 
     # ------------------------------------------------------------ in
 
@@ -54,6 +61,9 @@ class Feedback:
                 consumer = media.by_ssrc.get((leg.name, message.media_ssrc))
                 if consumer is not None:
                     self.nacks_in += len(message.sequences)
+                    if consumer.kind is Kind.VIDEO and self._mending(leg, now_ms):
+                        media.relay.drops.count(DropReason.NACK_OUTAGE, len(message.sequences))
+                        continue
                     for sequence in message.sequences:
                         consumer.route.resend(sequence, now_ms)
             elif isinstance(message, KeyFrameWanted):
@@ -62,6 +72,15 @@ class Feedback:
                     self.plis_in += 1
                     consumer.want_key_frame()
                     self._ask_for_key_frames_of(consumer.producer, now_ms)
+
+    def _mending(self, leg: LegHandle, now_ms: float) -> bool:
+        until_ms = self._mending_ms.get(leg.name)
+        if until_ms is None:
+            return False
+        if now_ms < until_ms:
+            return True
+        del self._mending_ms[leg.name]
+        return False
 
     def _on_sender_report(self, leg: LegHandle, report: SenderReport, now_ms: float) -> None:
         feed = leg.feeds.get(report.ssrc)

@@ -365,6 +365,25 @@ class MediaPlane:
             consumer.select()
         self.feedback.ask_for_key_frames(self.clock_ms())
 
+    def on_leg_returned(self, transport_id: str) -> None:
+        """The client's line was dead and lives again.  Key frames mend its pictures in both directions at
+        once; to send again all that was lost would fill the line just when it is needed.
+        """
+        router = self.leg_router.get(transport_id)
+        if router is None:
+            return
+        now_ms = self.clock_ms()
+        self.feedback.mend_by_key_frames(transport_id, now_ms)
+        for consumer in self._by_leg.get(transport_id, {}).values():
+            if consumer.kind is Kind.VIDEO:
+                consumer.want_key_frame()
+        for producer in router.producers.values():
+            if producer.leg.name == transport_id and producer.kind is Kind.VIDEO:
+                for feed in producer.feeds:
+                    if feed.wanted:
+                        producer.want_key_frame(feed.index)
+        self.feedback.ask_for_key_frames(now_ms)
+
     def on_rtcp(self, leg: LegHandle, data: bytes, now_ms: float) -> None:
         self.feedback.on_rtcp(leg, data, now_ms)
 

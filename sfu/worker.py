@@ -66,6 +66,7 @@ class Worker:
         self._delay_s = 0.0
         self._complained_ms: float | None = None
         self._bytes_in: dict[str, int] = {}
+        self._away: set[str] = set()  # transports whose clients ICE has lost
         self._tcp: IceTcp | None = None
         self.shut_down = asyncio.Event()
 
@@ -224,6 +225,7 @@ class Worker:
         if transport is None:
             return
         self._bytes_in.pop(transport_id, None)
+        self._away.discard(transport_id)
         self._media.close_leg(transport_id)
         transport.close()
 
@@ -266,8 +268,14 @@ class Worker:
 
     def ice_state(self, leg: str, state: IceState) -> None:
         transport = self._transports.get(leg)
-        if transport is not None:
-            transport.ice_state(state)
+        if transport is None:
+            return
+        transport.ice_state(state)
+        if state is not IceState.CONNECTED:
+            self._away.add(leg)
+        elif leg in self._away:
+            self._away.discard(leg)
+            self._media.on_leg_returned(leg)
 
     # ------------------------------------------------------------ time
 

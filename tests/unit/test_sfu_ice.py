@@ -7,6 +7,7 @@ from aioice import stun
 
 from sfu.drops import DropReason, Drops
 from sfu.ice import (
+    DESERTED_MS,
     DISCONNECTED_AFTER_MS,
     FAILED_AFTER_MS,
     MAX_ADDRESSES_PER_LEG,
@@ -287,3 +288,54 @@ def test_indications_and_responses_are_not_answered(port: Port) -> None:
     port.ice.on_stun(bytes(stun.Message(stun.Method.BINDING, stun.Class.RESPONSE)), HOME)
     assert port.sent == []
     assert port.drops.counts[DropReason.STUN_UNEXPECTED] == 1
+
+
+def test_a_client_whose_address_changes_without_nomination_is_followed(port: Port) -> None:
+    """A NAT gave it another port, and it nominates but once (regular nomination)."""
+    credentials = port.ice.open("leg")
+    port.check(credentials, HOME, nominate=True)
+    port.advance(DESERTED_MS - 1)
+    port.check(credentials, AWAY)
+    assert port.selected == [("leg", HOME)], "the chosen address may still answer"
+    port.advance(1)
+    port.check(credentials, AWAY)
+    assert port.selected == [("leg", HOME), ("leg", AWAY)]
+
+
+def test_when_a_tcp_connection_ends_the_leg_goes_on_where_it_was_heard_last(port: Port) -> None:
+    credentials = port.ice.open("leg")
+    third = ("203.0.113.1", 1)
+    port.check(credentials, third)
+    port.advance(10)
+    port.check(credentials, AWAY)
+    port.advance(10)
+    port.check(credentials, HOME, nominate=True)
+    port.ice.gone(third)
+    assert port.ice.selected("leg") == HOME
+    port.ice.gone(HOME)
+    assert port.selected[-1] == ("leg", AWAY)
+    assert port.ice.leg_at(HOME) is None
+    port.ice.gone(AWAY)
+    assert port.ice.selected("leg") is None
+    port.ice.gone(AWAY)
+    port.check(credentials, third)
+    assert port.selected[-1] == ("leg", third), "the next address is taken at once"
+
+
+def test_knows_binding_requests_for_its_own_legs_only(port: Port) -> None:
+    credentials = port.ice.open("leg")
+    request = binding_request(credentials)
+    assert port.ice.knows(request)
+    assert not port.ice.knows(binding_request(IceParameters("nobody", "nothing")))
+    assert not port.ice.knows(b"\x01\x01" + request[2:])
+    assert not port.ice.knows(request[:19])
+    assert not port.ice.knows(request[:-4])
+    assert not port.ice.knows(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+
+
+def test_the_answer_tells_the_address_outside_of_a_bridge(port: Port) -> None:
+    port.ice = IceLite(port.send, port, lambda: port.now_ms, port.drops, lambda address: AWAY)
+    answer = port.check(port.ice.open("leg"))
+    assert answer is not None
+    assert answer.attributes["XOR-MAPPED-ADDRESS"] == AWAY
+    assert port.selected == [("leg", HOME)]
