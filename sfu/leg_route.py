@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 from sfu.codecs import opus
 from sfu.drops import DropReason, Drops
 from sfu.nack import ResendBudget
+from sfu.pacer import PADDING
 from sfu.ring import AUDIO_SLOTS, VIDEO_SLOTS, Ring
 from sfu.route import Route, outgoing_payload, patch_pictures
-from sfu.rtp import RTP_HEADER, U16, Packet
+from sfu.rtp import RTP_HEADER, U16, ExtensionPlan, Packet
 from sfu.seq import NumberMap
 from sfu.srtp import BUFFER_SIZE, OK, TRAILER_ROOM, SrtpBuffer, lib
 
@@ -28,6 +29,7 @@ MIN_RESEND_INTERVAL_MS = 20.0
 _pack_header = RTP_HEADER.pack_into
 _pack_u16 = U16.pack_into
 _protect = lib.srtp_protect
+_PADDING = bytes(PADDING - 1) + bytes((PADDING,))
 
 
 class LegRoute(Route):
@@ -36,7 +38,9 @@ class LegRoute(Route):
     __slots__ = (
         "budget",
         "buffer",
+        "clock_ms",
         "leg",
+        "paced",
         "resent",
         "resent_bytes",
         "ring",
@@ -57,6 +61,7 @@ class LegRoute(Route):
         buffer: SrtpBuffer,
         send: Send,
         resends: bool,
+        clock_ms: Callable[[], float],
     ) -> None:
         super().__init__(is_video=is_video, drops=drops)
         self.leg = leg
@@ -64,6 +69,8 @@ class LegRoute(Route):
         self.rtx_ssrc = rtx_ssrc
         self.buffer = buffer
         self.send = send
+        self.clock_ms = clock_ms
+        self.paced = is_video and rtx_ssrc != 0  # without RTX a packet must keep the number it was given
         self.ring = Ring(VIDEO_SLOTS if is_video else AUDIO_SLOTS) if resends else None
         self.budget = ResendBudget()
         self.rtx_sequence = random.getrandbits(15)
@@ -73,17 +80,19 @@ class LegRoute(Route):
         if last is not None:
             self.numbers = NumberMap(last[0] + 1)
             self.rtx_sequence = last[1]
+        leg.routes.append(self)
 
     def close(self) -> None:
         self.stop()
+        if self in self.leg.routes:
+            self.leg.routes.remove(self)
         self.leg.last_numbers[self.ssrc] = (self.numbers.last_out, self.rtx_sequence)
 
     def emit(
         self, packet: Packet, is_red: bool, sequence: int, timestamp: int, picture: int, tl0: int
     ) -> None:
         binding, leg = self.binding, self.leg
-        srtp = leg.srtp
-        if srtp is None or binding is None:
+        if leg.srtp is None or binding is None:
             self.drops.count(DropReason.NOT_CONNECTED)
             return
         codec = binding.codecs.get(packet.payload_type)
@@ -97,6 +106,10 @@ class LegRoute(Route):
             except opus.RedError:
                 self.drops.count(DropReason.MALFORMED_PAYLOAD)
                 return
+        payload_type = codec.payload_type
+        if codec.make_red >= 0 and not is_red:
+            payload = self.redundant(payload, payload_type, timestamp)
+            payload_type = codec.make_red
         plan = binding.plan
         block = plan.plain if packet.elements is None else plan.block(packet.elements)
         start = 12 + len(block)
@@ -106,14 +119,16 @@ class LegRoute(Route):
             return
         buffer = self.buffer
         view = buffer.view
-        marker_type = packet.marker | codec.payload_type
-        transport_seq = 0
+        marker_type = packet.marker | payload_type
+        transport_at = transport_seq = 0
+        paced = self.paced and codec.rtx_type >= 0
         if block:
             _pack_header(view, 0, 0x90, marker_type, sequence, timestamp, self.ssrc)
             view[12:start] = block
             if plan.transport_at:
-                leg.transport_seq = transport_seq = (leg.transport_seq + 1) & 0xFFFF
-                _pack_u16(view, 17 if block[0] == 0xBE else 18, transport_seq)
+                transport_at = 17 if block[0] == 0xBE else 18
+                if not paced:  # else it is numbered when it leaves
+                    transport_seq = (leg.transport_seq + 1) & 0xFFFF
         else:
             _pack_header(view, 0, 0x80, marker_type, sequence, timestamp, self.ssrc)
         view[start:end] = payload
@@ -131,16 +146,49 @@ class LegRoute(Route):
                 sequence, marker_type, timestamp, payload, picture_at, picture, packet.picture_mask,
                 packet.tl0_at, tl0, block, transport_seq,
             )  # fmt: skip
+        pacer = leg.pacer
+        now_ms = self.clock_ms()
+        if pacer is not None and paced and not pacer.admits(end, now_ms):
+            if pacer.put(self, bytes(view[:end]), start, transport_at):
+                leg.wake(leg)
+            else:
+                self.drops.count(DropReason.PACER_FULL)
+            return
+        self._depart(start, end, transport_at, now_ms)
+
+    # ------------------------------------------------------------ leaving
+
+    def depart_late(self, packet: bytes, start: int, transport_at: int, now_ms: float) -> None:
+        """A packet that has waited in the pacer leaves."""
+        if self.leg.srtp is None:
+            self.drops.count(DropReason.NOT_CONNECTED)
+            return
+        end = len(packet)
+        self.buffer.view[:end] = packet
+        self._depart(start, end, transport_at, now_ms)
+
+    def _depart(self, start: int, end: int, transport_at: int, now_ms: float) -> None:
         self.packets += 1
         self.bytes += end
-        self.octets += len(payload)
-        size = buffer.size
+        self.octets += end - start
+        self._send(end, transport_at, now_ms)
+
+    def _send(self, end: int, transport_at: int, now_ms: float) -> bool:
+        """Number, remember, protect and send the plain packet that is in the buffer."""
+        leg, buffer = self.leg, self.buffer
+        if transport_at:
+            leg.transport_seq = number = (leg.transport_seq + 1) & 0xFFFF
+            _pack_u16(buffer.view, transport_at, number)
+            leg.history.record(number, now_ms, end, leg.cluster)
+        srtp, size = leg.srtp, buffer.size
         size[0] = end
+        assert srtp is not None
         if _protect(srtp.send, buffer.memory, size) != OK:
             self.drops.count(DropReason.SRTP_FAILED)
-            return
+            return False
         leg.bytes_out += end
-        self.send(view[: size[0]], leg.address)
+        self.send(buffer.view[: size[0]], leg.address)
+        return True
 
     # ------------------------------------------------------------ retransmission
 
@@ -174,11 +222,10 @@ class LegRoute(Route):
                 sent.timestamp, self.rtx_ssrc,
             )  # fmt: skip
             view[12 : at - 2] = block
-            if plan.transport_at:
-                self.leg.transport_seq = (self.leg.transport_seq + 1) & 0xFFFF
-                _pack_u16(view, 12 + plan.transport_at, self.leg.transport_seq)
+            transport_at = 12 + plan.transport_at if plan.transport_at else 0
             _pack_u16(view, at - 2, sequence)
         else:
+            transport_at = 0
             # byte for byte the same: another header under the same SRTP index would reuse a GCM nonce
             block = sent.extension
             at = 12 + len(block)
@@ -194,12 +241,45 @@ class LegRoute(Route):
             return False
         view[at:end] = sent.payload
         patch_pictures(view, at, sent.picture_at, sent.picture_id, sent.picture_mask, sent.tl0_at, sent.tl0)
-        self.buffer.size[0] = end
-        if _protect(srtp.send, self.buffer.memory, self.buffer.size) != OK:
-            self.drops.count(DropReason.SRTP_FAILED)
+        if not self._send(end, transport_at, now_ms):
             return False
         self.resent += 1
         self.resent_bytes += end
-        self.leg.bytes_out += end
-        self.send(view[: self.buffer.size[0]], self.leg.address)
+        if self.leg.pacer is not None:
+            self.leg.pacer.charge(end, now_ms)
         return True
+
+    # ------------------------------------------------------------ padding
+
+    @property
+    def pads(self) -> bool:
+        """Whether padding can go out here: on a retransmission stream whose arrivals are reported."""
+        return self.paced and self._padding_type() is not None
+
+    def _padding_type(self) -> tuple[int, ExtensionPlan] | None:
+        binding = self.binding or self.target_binding
+        if binding is None or not binding.rtx_plan.transport_at:
+            return None
+        for codec in binding.codecs.values():
+            if codec.rtx_type >= 0:
+                return codec.rtx_type, binding.rtx_plan
+        return None
+
+    def send_padding(self, now_ms: float) -> int:
+        """A packet of nothing on the retransmission stream; returns its bytes of plain RTP, 0 = none."""
+        found = self._padding_type()
+        if found is None or self.leg.srtp is None:
+            return 0
+        rtx_type, plan = found
+        at = 12 + len(plan.plain)
+        end = at + PADDING
+        view = self.buffer.view
+        self.rtx_sequence = (self.rtx_sequence + 1) & 0xFFFF
+        _pack_header(view, 0, 0xB0, rtx_type, self.rtx_sequence, self.last_timestamp, self.rtx_ssrc)
+        view[12:at] = plan.plain
+        view[at:end] = _PADDING
+        if not self._send(end, 12 + plan.transport_at, now_ms):
+            return 0
+        self.resent += 1
+        self.resent_bytes += end
+        return end

@@ -20,6 +20,7 @@ from sfu.drops import DropReason, Drops
 from sfu.feed import Feed
 from sfu.leg_route import LegRoute
 from sfu.legs import MAX_SSRCS, NOWHERE, Leg
+from sfu.pacer import RELEASE_S
 from sfu.params import CodecParameters, Kind, SrtpKeys
 from sfu.rtp import U32, Packet, RtpError
 from sfu.seams import Address, DatagramSink, MediaSide, TapSink
@@ -108,6 +109,8 @@ class PythonRelay:
         self._rtcp = SrtpBuffer()
         self._packet = Packet()
         self._missed: dict[Feed, Leg] = {}  # feeds that noticed a gap in this batch
+        self._waiting: dict[Leg, None] = {}  # legs that hold something back
+        self._timer: asyncio.TimerHandle | None = None
         self.nacks_sent = 0
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -124,6 +127,9 @@ class PythonRelay:
         """Reads no more.  The socket belongs to whoever made it."""
         if self._loop is not None and self._sock.fileno() >= 0:
             self._loop.remove_reader(self._sock.fileno())
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         self._loop = None
 
     def attach(self, side: MediaSide) -> None:
@@ -134,7 +140,7 @@ class PythonRelay:
     def leg(self, name: str) -> Leg:
         leg = self._legs.get(name)
         if leg is None:
-            leg = self._legs[name] = Leg(name)
+            leg = self._legs[name] = Leg(name, self._wake)
         return leg
 
     def legs(self) -> list[Leg]:
@@ -177,6 +183,8 @@ class PythonRelay:
         state.bound = set()
         state.address = NOWHERE
         state.srtp = None
+        state.forget_waiting()
+        self._waiting.pop(state, None)
 
     def open_feed(self, source: str, index: int, kind: Kind, codecs: tuple[CodecParameters, ...]) -> Feed:
         assert self._side is not None
@@ -189,6 +197,7 @@ class PythonRelay:
         return LegRoute(
             is_video=is_video, drops=self.drops, leg=leg, ssrc=ssrc, rtx_ssrc=rtx_ssrc,
             buffer=self._out, send=self._send_view, resends=resends,
+            clock_ms=self._clock_ms,
         )  # fmt: skip
 
     # ------------------------------------------------------------ out
@@ -221,6 +230,23 @@ class PythonRelay:
             return
         leg.bytes_out += size
         self._send_view(buffer.view[: buffer.size[0]], leg.address)
+
+    def release(self, now_ms: float) -> None:
+        """Let go what pacers hold and is due, and send what probes need."""
+        for leg in [*self._waiting]:
+            if not leg.release(now_ms):
+                del self._waiting[leg]
+
+    def _wake(self, leg: Leg) -> None:
+        self._waiting[leg] = None
+        if self._timer is None and self._loop is not None:
+            self._timer = self._loop.call_later(RELEASE_S, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self.release(self._clock_ms())
+        if self._waiting and self._loop is not None:
+            self._timer = self._loop.call_later(RELEASE_S, self._on_timer)
 
     def ask_again(self, leg: Leg, now_ms: float) -> None:
         for feed in leg.feeds.values():

@@ -286,6 +286,22 @@ class LegHandle(Protocol):
     def drop(self, feed: OwnFeed) -> None:
         """``feed`` gets no more packets; its routes stop."""
 
+    def acknowledge(self, body: bytes, now_ms: float) -> Digest:
+        """A receiver's transport-wide feedback (what follows the header).  ValueError if it is none."""
+
+    def set_pacing(self, rate_bps: float) -> None:
+        """Video that has RTX leaves at this rate at most; 0 = at once."""
+
+    @property
+    def queued(self) -> int:
+        """Packets that wait for it."""
+
+    def probe(self, cluster: int, rate_bps: float, size: int) -> bool:
+        """Send ``size`` bytes of padding at ``rate_bps`` beside the media; False: no stream can carry it.
+
+        ``cluster`` (above 0) names all that leaves meanwhile in the digests to come.
+        """
+
     def take_feedback(self, now_ms: float) -> list[bytes]:
         """Transport-wide feedback that is due (what follows the RTCP feedback header)."""
 
@@ -339,6 +355,9 @@ class Relay(Legs, Protocol):
     def open_tap(self, sink: TapSink, *, is_video: bool) -> TapRouteHandle: ...
 
     def send_rtcp(self, leg: OwnLeg, data: bytes) -> None: ...
+
+    def release(self, now_ms: float) -> None:
+        """Let go what pacers hold and is due.  The relay does it by itself every 5 ms; tests by hand."""
 
     def ask_again(self, leg: OwnLeg, now_ms: float) -> None:
         """Send the NACKs that are due to this publisher."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from sfu.seq import unwrap
 
@@ -156,37 +157,75 @@ def _chunks(symbols: list[int]) -> bytes:
     return bytes(out)
 
 
-def parse(body: bytes) -> TransportFeedback:
-    """Read the contents that follow the RTCP feedback header.  Raises TwccError."""
-    if len(body) < 8:
+class Arrivals(NamedTuple):
+    """A feedback without the places of what is missing."""
+
+    base: int
+    total: int  # numbers that it speaks of
+    reference: int  # 24 bits of 64 ms
+    arrivals: list[tuple[int, int]]  # (number - base, arrival in ticks of 250 µs), in order of number
+
+
+def read(body: bytes) -> Arrivals:
+    """Read the contents that follow the RTCP feedback header, in time bounded by their length.
+
+    A feedback after an outage may speak of 32,768 numbers in a few bytes.  Raises TwccError.
+    """
+    size = len(body)
+    if size < 8:
         raise TwccError("feedback is cut off")
     base, total = HEAD.unpack_from(body)
-    tick = int.from_bytes(body[4:7], "big") * REFERENCE_TICKS
-    count = body[7]
+    reference = int.from_bytes(body[4:7], "big")
     at = 8
-    symbols: list[int] = []
-    while len(symbols) < total:
-        if at + 2 > len(body):
+    offset = 0
+    received: list[tuple[int, int]] = []  # (offset, symbol)
+    while offset < total:
+        if at + 2 > size:
             raise TwccError("chunks are cut off")
         word = body[at] << 8 | body[at + 1]
         at += 2
         if not word & 0x8000:
-            symbols.extend([word >> 13 & 3] * min(word & 0x1FFF, total - len(symbols)))
-            if not word & 0x1FFF:
+            symbol, run = word >> 13 & 3, min(word & 0x1FFF, total - offset)
+            if not run:
                 raise TwccError("empty run")
+            if symbol:
+                if len(received) + run > size:  # each has a byte of delta at least
+                    raise TwccError("deltas are cut off")
+                received.extend((place, symbol) for place in range(offset, offset + run))
+            offset += run
         elif word & 0x4000:
-            symbols.extend(word >> shift & 3 for shift in range(12, -1, -2))
+            for shift in range(12, -1, -2):
+                if word >> shift & 3:
+                    received.append((offset, word >> shift & 3))
+                offset += 1
         else:
-            symbols.extend(word >> shift & 1 for shift in range(13, -1, -1))
-    arrivals: list[float | None] = []
-    for symbol in symbols[:total]:
-        if symbol == NOT_RECEIVED:
-            arrivals.append(None)
-            continue
-        size = 1 if symbol == SMALL_DELTA else 2
-        if symbol == 3 or at + size > len(body):
-            raise TwccError("deltas are cut off")
-        tick += int.from_bytes(body[at : at + size], "big", signed=size == 2)
-        at += size
-        arrivals.append(tick / TICKS_PER_MS)
-    return TransportFeedback(base, count, tuple(arrivals))
+            for shift in range(13, -1, -1):
+                if word >> shift & 1:
+                    received.append((offset, SMALL_DELTA))
+                offset += 1
+    tick = reference * REFERENCE_TICKS
+    arrivals: list[tuple[int, int]] = []
+    for offset, symbol in received:
+        if offset >= total:
+            break
+        if symbol == SMALL_DELTA:
+            if at >= size:
+                raise TwccError("deltas are cut off")
+            tick += body[at]
+            at += 1
+        else:
+            if symbol == 3 or at + 2 > size:
+                raise TwccError("deltas are cut off")
+            tick += int.from_bytes(body[at : at + 2], "big", signed=True)
+            at += 2
+        arrivals.append((offset, tick))
+    return Arrivals(base, total, reference, arrivals)
+
+
+def parse(body: bytes) -> TransportFeedback:
+    """As ``read``, with a place for each number, received or not.  Raises TwccError."""
+    feedback = read(body)
+    arrivals: list[float | None] = [None] * feedback.total
+    for offset, tick in feedback.arrivals:
+        arrivals[offset] = tick / TICKS_PER_MS
+    return TransportFeedback(feedback.base, body[7], tuple(arrivals))
