@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from sfu.codecs import h264, svc, vp8
+from sfu.codecs.dependency import Dependencies
 from sfu.drops import DropReason, Drops
 from sfu.nack import NackTracker
 from sfu.params import CodecParameters, Kind
@@ -19,10 +20,12 @@ SEEN = 1024  # numbers remembered to tell duplicates (RTX of what has come, prob
 MAX_JUMP = 3000  # packets; a larger step is a restart (RFC 3550 A.1 MAX_DROPOUT)
 ALIVE_MS = 1500.0
 
+LAYERED = frozenset({"video/vp9", "video/av1"})  # one feed may hold all layers
+MAX_LAYERS = 4  # that are counted apart
 _READERS: dict[str, tuple[Callable[[Packet], None], Callable[[Packet], tuple[int, int] | None] | None]] = {
     "video/vp8": (vp8.read, vp8.picture_size),
     "video/h264": (h264.read, h264.picture_size),
-    "video/vp9": (svc.read_vp9, None),
+    "video/vp9": (svc.read_vp9, svc.vp9_picture_size),
     "video/av1": (svc.read_av1, None),
 }
 
@@ -30,12 +33,13 @@ _READERS: dict[str, tuple[Callable[[Packet], None], Callable[[Packet], tuple[int
 class FeedCodec:
     """One payload type of a feed."""
 
-    __slots__ = ("clock_rate", "is_red", "mime", "picture_size", "read")
+    __slots__ = ("clock_rate", "is_layered", "is_red", "mime", "picture_size", "read")
 
     def __init__(self, parameters: CodecParameters) -> None:
         self.mime = parameters.mime
         self.clock_rate = parameters.clock_rate
         self.is_red = parameters.mime.lower() == "audio/red"
+        self.is_layered = parameters.mime.lower() in LAYERED
         self.read: Callable[[Packet], None] | None
         self.picture_size: Callable[[Packet], tuple[int, int] | None] | None
         self.read, self.picture_size = _READERS.get(parameters.mime.lower(), (None, None))
@@ -46,8 +50,9 @@ class Feed:
 
     __slots__ = (
         "_bad_next", "_expected_prior", "_key_timestamp", "_received_prior", "_seen", "_transit", "base_seq",
-        "bytes", "clock_rate", "codecs", "drops", "frames", "height", "highest", "index", "jitter", "kind",
-        "last_ms", "level_count", "level_power", "nack", "packets", "paused", "received", "recovered",
+        "bytes", "clock_rate", "codecs", "dependencies", "drops", "frames", "height", "highest", "index",
+        "jitter", "kind", "last_ms", "layer_bytes", "level_count", "level_power", "nack", "packets", "paused",
+        "received", "recovered",
         "report_arrival_ms", "report_local_ms", "report_ntp", "report_rtp", "rid", "routes", "rtx_bytes",
         "rtx_packets", "rtx_ssrc", "rtx_types", "side", "source", "ssrc", "width",
     )  # fmt: skip
@@ -79,6 +84,7 @@ class Feed:
         self.paused = False
         self.routes: tuple[Route, ...] = ()
         self.packets = self.bytes = self.rtx_packets = self.rtx_bytes = 0
+        self.layer_bytes = [0] * MAX_LAYERS  # by spatial layer, where the feed holds several
         self.frames = self.width = self.height = 0
         self.received = 0  # originals, for reports
         self.recovered = 0  # by retransmission
@@ -89,6 +95,7 @@ class Feed:
         self.report_rtp = 0
         self.report_local_ms = 0.0  # its NTP time on our clock
         self.report_arrival_ms = 0.0
+        self.dependencies = Dependencies()
         self.renew()
 
     def renew(self) -> None:
@@ -103,6 +110,7 @@ class Feed:
         self.received = 0
         self._key_timestamp = -1
         self.report_ntp = 0
+        self.dependencies.clear()
         if self.nack is not None:
             self.nack.clear()
 
@@ -200,8 +208,11 @@ class Feed:
         packet.payload = packet.data[packet.start : packet.end]
         packet.primary = None
         if codec.read is not None:
+            packet.layered = False
             try:
                 codec.read(packet)
+                if codec.is_layered:
+                    self._read_layers(packet)
             except ValueError:
                 self._skip(packet, DropReason.MALFORMED_PAYLOAD)
                 return
@@ -213,6 +224,9 @@ class Feed:
                     size = codec.picture_size(packet)
                     if size is not None:
                         self.width, self.height = size
+                structure = self.dependencies.structure
+                if structure is not None and structure.width:
+                    self.width, self.height = structure.width, structure.height
                 self.side.on_key_frame(self)
         else:
             packet.forget_payload()  # it is used again: audio must not inherit the picture id of a VP8 packet
@@ -225,6 +239,14 @@ class Feed:
         is_red = codec.is_red
         for route in self.routes:
             route.forward(packet, self, is_red)
+
+    def _read_layers(self, packet: Packet) -> None:
+        """Layers by the dependency descriptor where there is one, else by the payload."""
+        if packet.descriptor is not None:
+            self.dependencies.read(packet)
+        if packet.layered:
+            layer = packet.spatial
+            self.layer_bytes[layer if layer < MAX_LAYERS else MAX_LAYERS - 1] += packet.size
 
     def _restarts(self, sequence: int) -> bool:
         """RFC 3550 A.1: two packets in a row after a large jump are a restart.  True when renewed."""

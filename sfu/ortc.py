@@ -33,10 +33,14 @@ def _fit(mine: CodecParameters, theirs: CodecParameters) -> int:
     return 1
 
 
-def match(producer: RtpParameters, receiver: RtpParameters) -> dict[int, OutCodec]:
-    """The producer's payload types → the receiver's.  Empty when they have no codec in common."""
+def match(producer: RtpParameters, receiver: RtpParameters, *, make_red: bool = False) -> dict[int, OutCodec]:
+    """The producer's payload types → the receiver's.  Empty when they have no codec in common.
+
+    ``make_red``: plain Opus goes out as RED if the receiver takes it.
+    """
     found: dict[int, OutCodec] = {}
     theirs_opus = next((c for c in receiver.codecs if c.mime.lower() == OPUS), None)
+    theirs_red = next((c for c in receiver.codecs if c.mime.lower() == RED), None)
     for codec in producer.codecs:
         mime = codec.mime.lower()
         if mime in AUXILIARY:
@@ -55,17 +59,21 @@ def match(producer: RtpParameters, receiver: RtpParameters) -> dict[int, OutCode
                 inner = theirs_opus.payload_type
         rtx = best.rtx_payload_type
         found[codec.payload_type] = OutCodec(
-            best.payload_type, codec.clock_rate, red_inner=inner, rtx_type=-1 if rtx is None else rtx
+            best.payload_type,
+            codec.clock_rate,
+            red_inner=inner,
+            rtx_type=-1 if rtx is None else rtx,
+            make_red=theirs_red.payload_type if make_red and mime == OPUS and theirs_red is not None else -1,
         )
     return found
 
 
-def bind(producer: RtpParameters, leg: LegHandle, receiver: RtpParameters) -> Binding:
+def bind(producer: RtpParameters, leg: LegHandle, receiver: RtpParameters, make_red: bool = False) -> Binding:
     """How packets of ``producer``, sent on ``leg``, are written for ``receiver``."""
     encoding = receiver.encodings[0] if receiver.encodings else None
     rid = encoding.rid if encoding is not None else None
     return Binding(
-        match(producer, receiver),
+        match(producer, receiver, make_red=make_red),
         ExtensionPlan(receiver.header_extensions, leg.ids, receiver.mid),
         ExtensionPlan(receiver.header_extensions, leg.ids, receiver.mid, repaired_rid=rid),
     )

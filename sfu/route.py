@@ -29,6 +29,7 @@ class OutCodec(NamedTuple):
     strip_red: bool = False  # the receiver has no RED: it gets the primary block as Opus
     red_inner: int = -1  # the receiver's Opus number inside RED, -1 = as it is
     rtx_type: int = -1
+    make_red: int = -1  # the receiver's RED: Opus goes out in it, each packet with the one before
 
 
 class Binding(NamedTuple):
@@ -47,10 +48,10 @@ class Route:
     """The mapping half: which packets go on and under which numbers.  ``emit`` is the other half."""
 
     __slots__ = (
-        "_report", "binding", "bytes", "drops", "feed", "is_video", "last_feed", "last_picture",
-        "last_sent_ms", "last_timestamp", "last_tl0", "max_spatial", "max_temporal", "numbers", "octets",
-        "packets",
-        "started", "target", "target_binding", "temporal", "timestamp_shift",
+        "_report", "binding", "bytes", "drops", "feed", "frame_shift", "is_video", "last_feed", "last_frame",
+        "last_picture", "last_sent_ms", "last_timestamp", "last_tl0", "max_spatial", "max_temporal",
+        "numbers", "octets", "packets", "red_payload", "red_timestamp", "spatial", "started", "target",
+        "target_binding", "temporal", "timestamp_shift",
     )  # fmt: skip
 
     def __init__(self, *, is_video: bool, drops: Drops) -> None:
@@ -71,8 +72,13 @@ class Route:
         self.last_picture = -1
         self.last_tl0 = -1
         self.max_spatial = 7  # wanted of a feed that holds all layers (VP9, AV1)
+        self.spatial = 7  # in force
         self.max_temporal = 7  # wanted
         self.temporal = 7  # in force
+        self.frame_shift = 0  # of the frame numbers in dependency descriptors
+        self.last_frame = -1
+        self.red_payload = b""  # the newest Opus packet and its time, for the next one's redundancy
+        self.red_timestamp = 0
         self.packets = self.bytes = self.octets = 0
 
     # ------------------------------------------------------------ policy's side
@@ -165,6 +171,9 @@ class Route:
                     self.drops.count(DropReason.WAITING_FOR_KEY_FRAME)
                 return  # the old layer is still being sent: nothing is lost
             self._switch(feed, packet)
+        if packet.layered:
+            self._forward_layered(packet, is_red)
+            return
         numbers = self.numbers
         ext_seq = packet.ext_seq
         if ext_seq > numbers.high:
@@ -205,6 +214,54 @@ class Route:
             (packet.tl0 - shifts[2]) & 0xFF,
         )
 
+    def _forward_layered(self, packet: Packet, is_red: bool) -> None:
+        """A packet of a feed that holds several layers (VP9, AV1)."""
+        numbers = self.numbers
+        ext_seq = packet.ext_seq
+        newest = ext_seq > numbers.high
+        shift, picture_shift, tl0_shift = numbers.shift, numbers.picture_shift, numbers.tl0_shift
+        if newest:
+            if packet.first:
+                self._choose_layers(packet)
+        else:
+            shifts = numbers.late(ext_seq)
+            if shifts is None:
+                self.drops.count(DropReason.TOO_OLD)
+                return
+            shift, picture_shift, tl0_shift = shifts
+        spatial = self.spatial
+        if packet.spatial > spatial or packet.temporal > self.temporal:
+            if newest:
+                numbers.skip(ext_seq)  # picture ids stay: references of VP9 are told by their distance
+            too_high = packet.spatial > spatial
+            self.drops.count(DropReason.SPATIAL_LAYER if too_high else DropReason.TEMPORAL_LAYER)
+            return
+        timestamp = (packet.timestamp + self.timestamp_shift) & 0xFFFFFFFF
+        picture = (packet.picture_id - picture_shift) & packet.picture_mask
+        tl0 = (packet.tl0 - tl0_shift) & 0xFF
+        descriptor, elements, marker = packet.descriptor, packet.elements, packet.marker
+        frame = 0
+        if descriptor is not None:
+            frame = ((descriptor[1] << 8 | descriptor[2]) - self.frame_shift) & 0xFFFF
+            if self.frame_shift and elements is not None:
+                renumbered = descriptor[:1] + U16.pack(frame) + descriptor[3:]
+                packet.elements = [
+                    (number, renumbered if value is descriptor else value) for number, value in elements
+                ]
+        if newest:
+            numbers.high = ext_seq
+            self.last_timestamp = timestamp
+            self.last_sent_ms = packet.arrival_ms
+            if packet.picture_at >= 0:
+                self.last_picture = picture
+                self.last_tl0 = tl0
+            if descriptor is not None:
+                self.last_frame = frame
+        if packet.last and packet.spatial == spatial:
+            packet.marker = 0x80  # what else belongs to this picture is not sent
+        self.emit(packet, is_red, (ext_seq - shift) & 0xFFFF, timestamp, picture, tl0)
+        packet.marker, packet.elements = marker, elements
+
     def skip(self, packet: Packet, feed: Feed) -> None:
         """A packet of padding or rubbish: the receiver shall see no gap."""
         if feed is self.feed and packet.ext_seq > self.numbers.high:
@@ -225,6 +282,24 @@ class Route:
         elif packet.temporal > self.temporal and packet.sync:
             self.temporal = min(wanted, packet.temporal)
 
+    def _choose_layers(self, packet: Packet) -> None:
+        """At a picture's first packet: down at once, spatial layers up at a key frame, temporal ones where
+        the sender says that it is possible (RFC 9628 U bit, decode target indications)."""
+        if packet.key_frame:
+            self.spatial = self.max_spatial
+            self.temporal = self.max_temporal
+            return
+        if self.max_spatial < self.spatial:
+            self.spatial = self.max_spatial
+        wanted = self.max_temporal
+        if wanted < self.temporal:
+            self.temporal = wanted
+        elif wanted > self.temporal and packet.sync:
+            if packet.temporal <= self.temporal:
+                self.temporal = wanted
+            elif packet.descriptor is None:  # libwebrtc sets U like VP8's Y: this one needs lower layers only
+                self.temporal = min(wanted, packet.temporal)
+
     def _switch(self, feed: Feed, packet: Packet) -> None:
         old = self.feed
         if old is not None:
@@ -239,7 +314,11 @@ class Route:
                 picture_shift = packet.picture_id - self.last_picture - 1
                 tl0_shift = packet.tl0 - self.last_tl0 - 1
             self.numbers.begin_pictures(picture_shift, tl0_shift)
+        if packet.descriptor is not None and self.last_frame >= 0:
+            number = packet.descriptor[1] << 8 | packet.descriptor[2]
+            self.frame_shift = (number - self.last_frame - 1) & 0xFFFF
         if self.is_video:
+            self.spatial = self.max_spatial
             self.temporal = self.max_temporal
         if self.started:
             if feed is not self.last_feed:
@@ -265,6 +344,14 @@ class Route:
         if signed32(wanted - self.last_timestamp) <= 0:
             wanted = self.last_timestamp + 1
         return signed32(wanted - packet.timestamp)
+
+    def redundant(self, payload: bytes, payload_type: int, timestamp: int) -> bytes:
+        """``payload`` (Opus, sent with ``timestamp``) as RED with the one before it, if that was lately."""
+        step = signed32(timestamp - self.red_timestamp)
+        made = opus.make_red(payload, payload_type, self.red_payload, step)
+        if step > 0 or not self.red_payload:
+            self.red_payload, self.red_timestamp = payload, timestamp
+        return made
 
     def out_timestamp(self, now_ms: float) -> int | None:
         """The receiver's RTP timestamp of ``now_ms`` by the publisher's sender report; None when unknown."""

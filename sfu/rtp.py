@@ -38,10 +38,13 @@ class RtpError(ValueError):
 class ExtensionIds:
     """Extension ids of the packets that one leg sends us.  0 = not negotiated."""
 
-    __slots__ = ("audio_level", "mid", "passed", "repaired_rid", "rid", "transport_cc")
+    __slots__ = (
+        "abs_send_time", "audio_level", "dependency", "mid", "passed", "repaired_rid", "rid", "transport_cc",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.mid = self.rid = self.repaired_rid = self.audio_level = self.transport_cc = 0
+        self.abs_send_time = self.dependency = 0
         self.passed: dict[int, str] = {}
 
     def learn(self, extensions: Iterable[HeaderExtension]) -> None:
@@ -56,8 +59,13 @@ class ExtensionIds:
                 self.repaired_rid = number
             elif uri == ExtensionUri.TRANSPORT_CC:
                 self.transport_cc = number
+            elif uri == ExtensionUri.ABS_SEND_TIME:
+                self.abs_send_time = number
             elif uri == ExtensionUri.AUDIO_LEVEL:
                 self.audio_level = number
+                self.passed[number] = uri
+            elif uri == ExtensionUri.DEPENDENCY_DESCRIPTOR:
+                self.dependency = number
                 self.passed[number] = uri
             elif uri not in _PER_HOP:
                 self.passed[number] = uri
@@ -67,13 +75,17 @@ class Packet:
     """What one parse found.  The relay owns a single object and fills it again for each datagram."""
 
     __slots__ = (
+        "abs_send_time",
         "arrival_ms",
         "data",
+        "descriptor",
         "elements",
         "end",
         "ext_seq",
         "first",
         "key_frame",
+        "last",
+        "layered",
         "level",
         "marker",
         "mid",
@@ -87,6 +99,7 @@ class Packet:
         "rid",
         "sequence",
         "size",
+        "spatial",
         "ssrc",
         "start",
         "sync",
@@ -105,6 +118,8 @@ class Packet:
         self.sequence = self.timestamp = self.ssrc = self.payload_type = self.marker = 0
         self.mid = self.rid = self.repaired_rid = b""
         self.transport_seq = -1  # transport-wide sequence number, -1 = none
+        self.abs_send_time = -1  # 24 bits: seconds in 6.18 fixed point, -1 = none
+        self.descriptor: bytes | None = None  # dependency descriptor
         self.level = -1  # RFC 6464: 0 loudest … 127 silence, -1 = none
         self.elements: list[tuple[int, bytes]] | None = None  # to be passed on
         self.arrival_ms = 0.0
@@ -114,9 +129,12 @@ class Packet:
     def forget_payload(self) -> None:
         """Before a codec looks: nothing is known."""
         self.key_frame = False  # this packet begins a key frame
-        self.first = True  # this packet begins a frame
+        self.first = True  # this packet begins a frame, with all its spatial layers
         self.temporal = 0
         self.sync = False  # decodable from here on at this temporal layer
+        self.layered = False  # the feed holds several layers; else spatial and last say nothing
+        self.spatial = 0
+        self.last = False  # this packet ends its spatial layer of a frame
         self.picture_at = self.tl0_at = -1  # places in the payload, -1 = none
         self.picture_id = self.picture_mask = self.tl0 = 0
 
@@ -130,9 +148,9 @@ class Packet:
             raise RtpError("version is not 2")
         self.data, self.size = data, size
         self.payload_type, self.marker = b1 & 0x7F, b1 & 0x80
-        self.transport_seq = self.level = -1
+        self.transport_seq = self.level = self.abs_send_time = -1
         self.mid = self.rid = self.repaired_rid = b""
-        self.elements = None
+        self.elements = self.descriptor = None
         start = 12 + ((b0 & 0x0F) << 2)
         if b0 & 0x10:
             if start + 4 > size:
@@ -201,15 +219,20 @@ class Packet:
     def _pass_on(self, number: int, value: bytes, ids: ExtensionIds) -> None:
         if number == ids.audio_level and value:
             self.level = value[0] & 0x7F
+        elif number == ids.dependency:
+            self.descriptor = value
         if self.elements is None:
             self.elements = [(number, value)]
         elif len(self.elements) < MAX_ELEMENTS:
             self.elements.append((number, value))
 
     def _name(self, number: int, value: bytes, ids: ExtensionIds) -> None:
-        # Used for the first packets of a stream only, but three comparisons cost less than asking whether
+        # Used for the first packets of a stream mostly, but few comparisons cost less than asking whether
         if number == ids.mid:
             self.mid = value
+        elif number == ids.abs_send_time:
+            if len(value) == 3:
+                self.abs_send_time = value[0] << 16 | value[1] << 8 | value[2]
         elif number == ids.rid:
             self.rid = value
         elif number == ids.repaired_rid:
@@ -247,10 +270,12 @@ class ExtensionPlan:
     """How one route writes its header extensions: MID and a transport-wide number, then what is passed on.
 
     ``plain`` is the block of a packet that brings nothing to pass on; ``transport_at`` is the place of
-    the transport-wide number in each block that the plan writes (0 = not negotiated).
+    the transport-wide number in it (0 = not negotiated).  Receivers without transport-wide numbers get the
+    absolute send time instead, at ``send_time_at``.  In a block of the two-byte form (first byte 0x10) both
+    places are one byte further.
     """
 
-    __slots__ = ("_cache", "fixed", "passed", "plain", "transport_at")
+    __slots__ = ("_cache", "fixed", "passed", "plain", "send_time_at", "transport_at")
 
     def __init__(
         self,
@@ -265,14 +290,17 @@ class ExtensionPlan:
         transport_cc = numbers.get(ExtensionUri.TRANSPORT_CC, 0)
         if transport_cc:  # first, so that its place is the same with and without others
             self.fixed.append((transport_cc, b"\0\0"))
+        send_time = 0 if transport_cc else numbers.get(ExtensionUri.ABS_SEND_TIME, 0)
+        if send_time:
+            self.fixed.append((send_time, bytes(3)))
         if ExtensionUri.MID in numbers and 0 < len(mid) <= 16:
             self.fixed.append((numbers[ExtensionUri.MID], mid.encode("ascii", "replace")))
         if repaired_rid and ExtensionUri.REPAIRED_RID in numbers:
             self.fixed.append((numbers[ExtensionUri.REPAIRED_RID], repaired_rid.encode("ascii", "replace")))
         self.plain = encode_extensions(self.fixed)
-        self.transport_at = 0
-        if transport_cc:
-            self.transport_at = 5 if self.plain[0] == 0xBE else 6
+        place = 5 if self.plain[:1] == b"\xbe" else 6
+        self.transport_at = place if transport_cc else 0
+        self.send_time_at = place if send_time else 0
         self.passed = {
             number: numbers[uri]
             for number, uri in incoming.passed.items()

@@ -1,8 +1,11 @@
-"""Opus with redundancy (RED, RFC 2198 and RFC 7587): taking the primary block out, renumbering the blocks."""
+"""Opus with redundancy (RED, RFC 2198 and RFC 7587): making it, taking it off, renumbering its blocks."""
 
 from __future__ import annotations
 
 MAX_BLOCKS = 8
+MAX_OFFSET = 1 << 14  # ticks that a block header can tell
+MAX_BLOCK = 1 << 10  # bytes that it can tell
+MAX_MADE = 1200  # bytes of a payload that we make
 
 
 class RedError(ValueError):
@@ -46,3 +49,12 @@ def renumber(payload: bytes, payload_type: int) -> bytes:
             return bytes(changed)
         at += 4
     raise RedError("too many blocks")
+
+
+def make_red(payload: bytes, payload_type: int, previous: bytes, offset: int) -> bytes:
+    """RED of ``payload`` and, where a block header can tell it, ``previous``: ``offset`` ticks older."""
+    size = len(previous)
+    if not size or not 0 < offset < MAX_OFFSET or size >= MAX_BLOCK or 5 + size + len(payload) > MAX_MADE:
+        return bytes((payload_type,)) + payload
+    head = (0x80 | payload_type) << 24 | offset << 10 | size
+    return head.to_bytes(4, "big") + bytes((payload_type,)) + previous + payload
