@@ -10,6 +10,7 @@ from sfu.route import Binding
 from sfu.seams import LegHandle, LegRouteHandle, RouteHandle, TapRouteHandle, TapSink
 
 HIGHEST = 9
+MAX_SPATIAL = 7
 REPORT_VALID_MS = 12_000.0  # audio receivers report every 5 s
 
 
@@ -47,6 +48,11 @@ class Consumer:
         if self.paused or producer.paused or not self.ready():
             route.stop()
             return
+        if producer.layered:
+            limit = max(0, min(self.spatial, MAX_SPATIAL))
+            if limit > route.max_spatial and route.feed is not None:
+                producer.want_key_frame(0)  # upper layers can only be entered there
+            route.max_spatial = limit
         index = layers.choose(producer.alive, self.spatial)
         if index is None:
             if route.feed is not None or route.target is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sfu.feed import LAYERED
 from sfu.keyframes import KeyFrameRequests
 from sfu.messages import Level
 from sfu.params import Kind, RtpParameters
@@ -43,6 +44,8 @@ class Producer:
         encodings = rtp.encodings[:MAX_ENCODINGS]
         count = max(1, len(encodings))
         self.feeds = tuple(relay.open_feed(producer_id, index, kind, rtp.codecs) for index in range(count))
+        # one stream with all spatial layers: receivers get fewer of them by dropping packets
+        self.layered = count == 1 and any(codec.mime.lower() in LAYERED for codec in rtp.codecs)
         self.key_frames = tuple(KeyFrameRequests() for _ in self.feeds)
         self.alive: tuple[bool, ...] = (False,) * count
         self.loudness = Loudness()

@@ -151,6 +151,10 @@ class FeedHandle(Protocol):
     @property
     def rtx_bytes(self) -> int: ...
     @property
+    def layer_bytes(self) -> Sequence[int]:
+        """Of each spatial layer alone, where the feed holds several (VP9, AV1): four counters."""
+
+    @property
     def frames(self) -> int: ...
     @property
     def width(self) -> int: ...
@@ -193,7 +197,11 @@ class RouteHandle(Protocol):
     """A consumer's way through the relay."""
 
     max_temporal: int
-    max_spatial: int
+    max_spatial: int  # wanted of a feed that holds several spatial layers
+
+    @property
+    def spatial(self) -> int:
+        """Highest spatial layer in force: down at the next picture, up at the next key frame."""
 
     @property
     def feed(self) -> FeedHandle | None:
