@@ -27,6 +27,7 @@ from sfu.messages import (
 from sfu.params import CodecParameters, EncodingParameters, Kind, RtpParameters
 from signaling.livekit import evaluation, messages, sdp, taps
 from signaling.livekit.limits import Bucket
+from signaling.livekit.lines import Judgement
 from signaling.livekit.peers import AnsweringPeer, OfferingPeer
 from signaling.livekit.token import Claims
 from signaling.livekit.tracks import LayerDemand, Subscription, Track, TrackSetting, track_info
@@ -87,6 +88,7 @@ class Participant:
         self.last_sequence = 0  # of reliable data packets
         self.data_rate = Bucket(room.limits.data_packets_per_s, room.limits.data_packet_burst, monotonic)
         self.quality = models.ConnectionQuality.EXCELLENT
+        self.line = Judgement()
         self.media_lost = False
         self.publisher = AnsweringPeer(self, "both" if single else "up", single)
         self.subscriber = None if single else OfferingPeer(self, "down")

@@ -47,7 +47,7 @@ class RoomObserver(Protocol):
         """dBov by identity."""
 
     def quality(self, room: str, quality: Mapping[str, Mapping[str, object]]) -> None:
-        """Once a second: loss_up, loss_down (0..1), rtt_ms, width, height, kbps_up, kbps_down, quality."""
+        """Once a second by identity: ``reports.facts``."""
 
     def tap_started(
         self, room: str, identity: str, source: str, track_sid: str, path: str, mime: str

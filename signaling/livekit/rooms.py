@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from typing import Any
 
 import structlog
@@ -23,7 +23,7 @@ from sfu.messages import (
     TapStopped,
     TransportState,
 )
-from signaling.livekit import messages, packets, reports, taps
+from signaling.livekit import measurements, messages, packets, taps
 from signaling.livekit.limits import Limits
 from signaling.livekit.node import Node
 from signaling.livekit.participant import Participant
@@ -190,7 +190,7 @@ class MediaRooms:
             case Levels():
                 room = self.routers.get(event.router_id)
                 if room is not None:
-                    self._levels(room, event)
+                    measurements.tell_levels(room, event, self.producers)
             case TransportState():
                 participant = self.transports.get(event.transport_id)
                 if participant is not None:
@@ -251,100 +251,12 @@ class MediaRooms:
                     changed.append(subscription)
         viewer.tell_stream_states(changed)
 
-    def _levels(self, room: Room, event: Levels) -> None:
-        levels: dict[str, float] = {}
-        loud: dict[str, float] = {}
-        for level in event.levels:
-            track = self.producers.get(level.producer_id)
-            if track is None or track.publisher.room is not room or track.muted:
-                continue
-            publisher = track.publisher
-            levels[publisher.identity] = max(level.dbov, levels.get(publisher.identity, -127.0))
-            if level.active and not publisher.hidden:
-                loud[publisher.sid] = max(reports.linear_level(level.dbov), loud.get(publisher.sid, 0.0))
-        changed = {sid: level for sid, level in loud.items() if room.speaking.get(sid) != level}
-        fallen = [sid for sid in room.speaking if sid not in loud]
-        if changed or fallen:
-            room.speaking = loud
-            speakers = [
-                models.SpeakerInfo(sid=sid, level=level, active=True) for sid, level in changed.items()
-            ]
-            speakers += [models.SpeakerInfo(sid=sid, level=0, active=False) for sid in fallen]
-            room.broadcast(rtc.SignalResponse(speakers_changed=rtc.SpeakersChanged(speakers=speakers)))
-        if self.observer is not None and levels:
-            self.observer.levels(room.name, levels)
-
     def _report(self, worker_id: str, report: Report) -> None:
-        producers = {item.producer_id: item for item in report.producers}
-        consumers = {item.consumer_id: item for item in report.consumers}
-        transports = {item.transport_id: item for item in report.transports}
+        readings = measurements.Readings(report)
+        now = self.clock.monotonic()
         for room in list(self.rooms.values()):
-            if room.worker_id != worker_id:
-                continue
-            facts: dict[str, dict[str, object]] = {}
-            updates: list[tuple[Participant, rtc.ConnectionQualityInfo]] = []
-            for participant in room.participants.values():
-                peers = (participant.publisher, participant.subscriber)
-                rtt = max(
-                    (transports[p.transport_id].rtt_ms for p in peers if p and p.transport_id in transports),
-                    default=0.0,
-                )
-                link = reports.link_report(
-                    [
-                        producers[t.producer_id]
-                        for t in participant.tracks.values()
-                        if t.producer_id in producers
-                    ],
-                    [
-                        consumers[s.consumer_id]
-                        for s in participant.subscriptions.values()
-                        if s.consumer_id in consumers
-                    ],
-                    rtt,
-                )
-                quality = reports.quality_of(link, participant.media_lost)
-                facts[participant.identity] = {
-                    "loss_up": link.loss_up,
-                    "loss_down": link.loss_down,
-                    "rtt_ms": link.rtt_ms,
-                    "width": link.width,
-                    "height": link.height,
-                    "kbps_up": link.kbps_up,
-                    "kbps_down": link.kbps_down,
-                    "quality": reports.QUALITY_NAME[quality],
-                }
-                if quality != participant.quality:
-                    participant.quality = quality
-                    updates.append((participant, quality_info(participant.sid, quality)))
-            self._tell_quality(room, updates)
-            if self.observer is not None and facts:
-                self.observer.quality(room.name, facts)
-
-    def _tell_quality(
-        self, room: Room, updates: Sequence[tuple[Participant, rtc.ConnectionQualityInfo]]
-    ) -> None:
-        if not updates:
-            return
-        concerned = {about.sid for about, _ in updates}
-        of_others = [info for about, info in updates if not about.hidden]
-        encoded = rtc.SignalResponse(
-            connection_quality=rtc.ConnectionQualityUpdate(updates=of_others)
-        ).SerializeToString()
-        for viewer in room.participants.values():
-            if viewer.sid not in concerned:
-                if of_others:
-                    viewer.send_encoded(encoded)
-                continue
-            # "Lost" about itself makes a browser reconnect fully after 10 s; it knows better (trap 12).
-            infos = [
-                info
-                for about, info in updates
-                if (about is viewer and info.quality != reports.QUALITY.LOST)
-                or (about is not viewer and not about.hidden)
-            ]
-            if infos:
-                update = rtc.ConnectionQualityUpdate(updates=infos)
-                viewer.send(rtc.SignalResponse(connection_quality=update))
+            if room.worker_id == worker_id:
+                measurements.tell_quality(room, readings, now)
 
     def _on_worker_lost(self, worker_id: str) -> None:
         """Its rooms are empty shells now: their clients come back and the room is placed elsewhere."""
@@ -419,7 +331,3 @@ class MediaRooms:
             kind=participant.kind,
         )
         participant.send(rtc.SignalResponse(refresh_token=token))
-
-
-def quality_info(sid: str, quality: models.ConnectionQuality) -> rtc.ConnectionQualityInfo:
-    return rtc.ConnectionQualityInfo(participant_sid=sid, quality=quality, score=reports.SCORE[quality])

@@ -8,12 +8,18 @@ from typing import Any
 import pytest
 from livekit.protocol import models, rtc
 
+from core.clock import FakeClock
 from rooms.plan import MediaPlan
 from sfu.messages import (
     CloseConsumer,
     Consume,
+    LayerReport,
+    Produce,
+    ProducerReport,
+    Report,
     SetConsumerPriority,
     StreamStates,
+    TransportReport,
     TransportState,
 )
 from sfu.params import Kind
@@ -196,3 +202,52 @@ async def test_in_a_plain_room_a_shared_screen_comes_before_cameras(
     await settle(bob)
     assert video_consume(fake_node).priority == 80
     assert [t.kind for t in signal_server.media.rooms["r"].tracks.values()].count(Kind.VIDEO) == 1
+
+
+# ---------------------------------------------------------------- what is wrong with whose line
+
+
+def sent(producer_id: str, loss: float) -> ProducerReport:
+    layer = LayerReport(2, 1, 1.7e6, 200, 200_000, 0, 0.0, 25.0, 1280, 720)
+    return ProducerReport(producer_id, Kind.VIDEO, loss, (layer,))
+
+
+async def test_the_observer_hears_what_is_wrong_with_a_line(
+    start_livekit: Start, fake_node: FakeNode
+) -> None:
+    clock = FakeClock()
+    server, _, facts = await mounted(start_livekit, fake_node, clock=clock)
+    heard: list[Any] = []
+    facts.quality = lambda room, quality: heard.append(quality)  # type: ignore[method-assign]
+    await watching(server, "mt_1")
+    producer = next(m for m in fake_node.of(Produce) if m.kind is Kind.VIDEO)
+    down = video_consume(fake_node).transport_id
+    line = TransportReport(
+        down, 40.0, 0.0, 0.0, 0, 0, jitter_down_ms=12.4, estimate_bps=99_000, wanted_bps=1.7e6, held=1
+    )
+    for _ in range(6):
+        fake_node.emit(Report((sent(producer.producer_id, 0.12),), (), (line,), ()))
+        clock.advance(1)
+    ann, bob = heard[-1]["ann"], heard[-1]["bob"]
+    assert (ann["quality"], ann["cause"]["zh"]) == ("poor", "上行丢包 12%，疑似本地网络")
+    assert (ann["cause"]["code"], ann["cause"]["params"]) == ("loss_up", {"percent": 12})
+    assert (ann["width"], ann["height"], ann["kbps_up"]) == (1280, 720, 1700)
+    assert "held" not in ann
+    assert (bob["estimate_kbps"], bob["wanted_kbps"], bob["held"], bob["rtt_ms"]) == (99, 1700, 1, 39)
+    assert bob["cause"]["en"].startswith("The line down carries only about 100 kbit/s")
+    assert (bob["quality"], bob["reasons"], bob["jitter_down_ms"]) == ("poor", ["held"], 12)
+
+
+async def test_loss_at_many_venues_at_once_is_the_centres(start_livekit: Start, fake_node: FakeNode) -> None:
+    clock = FakeClock()
+    server, _, facts = await mounted(start_livekit, fake_node, clock=clock)
+    heard: list[Any] = []
+    facts.quality = lambda room, quality: heard.append(quality)  # type: ignore[method-assign]
+    for identity in ("ann", "bob", "cid"):
+        await publish_camera(await server.join("mt_1", identity))
+    cameras = [m.producer_id for m in fake_node.of(Produce) if m.kind is Kind.VIDEO]
+    for _ in range(6):
+        fake_node.emit(Report((sent(cameras[0], 0.2), sent(cameras[1], 0.1)), (), (), ()))
+        clock.advance(1)
+    codes = {identity: told.get("reasons") for identity, told in heard[-1].items()}
+    assert codes == {"ann": ["loss_up_central"], "bob": ["loss_up_central"], "cid": None}
