@@ -160,6 +160,7 @@ typedef struct {
     uint64_t feed, target; /* ids, 0 = none */
     uint64_t packets, bytes, octets, resent, resent_bytes;
     int64_t timestamp_shift;
+    int spatial; /* highest spatial layer in force */
 } RouteCounts;
 void route_counts(const Route *route, RouteCounts *counts);
 
