@@ -24,7 +24,7 @@ typedef enum {
     DROP_MALFORMED_RTP, DROP_MALFORMED_PAYLOAD, DROP_TOO_MANY_SSRCS, DROP_UNKNOWN_SSRC, DROP_UNKNOWN_PAYLOAD_TYPE,
     DROP_PRODUCER_PAUSED, DROP_DUPLICATE, DROP_PADDING, DROP_NOT_CONNECTED, DROP_WAITING_FOR_KEY_FRAME,
     DROP_TEMPORAL_LAYER, DROP_SPATIAL_LAYER, DROP_NO_CODEC, DROP_TOO_OLD, DROP_TAP_OVERFLOW, DROP_NACK_MISS,
-    DROP_NACK_LIMIT, DROP_NACK_TOO_SOON, DROP_PACER_FULL, DROP_HELD, DROP_CHANNEL_FULL, DROP_COUNT
+    DROP_NACK_LIMIT, DROP_NACK_TOO_SOON, DROP_NACK_OUTAGE, DROP_PACER_FULL, DROP_HELD, DROP_CHANNEL_FULL, DROP_COUNT
 } Drop;
 extern const char *const drop_names[DROP_COUNT];
 
@@ -88,6 +88,8 @@ void leg_drop_feed(Leg *leg, Feed *feed);
 /* The answer to EVENT_RESOLVE: what is held of this SSRC goes on, or is counted and dropped if it is not bound. */
 void leg_release(Leg *leg, uint32_t ssrc, double now_ms);
 void leg_set_rtt(Leg *leg, double rtt_ms);
+/* Until then NACKs for video are not answered (DROP_NACK_OUTAGE): a key frame mends an outage. */
+void leg_set_mending(Leg *leg, double until_ms);
 int leg_send_rtcp(Leg *leg, const uint8_t *data, int size); /* 0; -1 = dropped and counted */
 void leg_ask_again(Leg *leg, double now_ms);                 /* NACKs that are due to this publisher */
 void leg_send_feedback(Leg *leg, double now_ms);             /* transport-wide feedback that is due */
