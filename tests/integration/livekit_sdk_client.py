@@ -1,6 +1,7 @@
 """An unmodified LiveKit Python SDK client, driven over stdin and stdout (JSON, one a line).
 
-Run by tests/fixtures/netns.py in a network namespace.  Options: url, token, single, auto_subscribe, dynacast.
+Run by tests/fixtures/netns.py in a network namespace.  Options: url, token, single, auto_subscribe, dynacast,
+every (which pictures it tells of: every tenth unless said otherwise).
 """
 
 from __future__ import annotations
@@ -128,10 +129,10 @@ class Client:
 
     async def watch(self, track: Any, identity: str, sid: str) -> None:
         """Says the mean colour and size of every tenth picture."""
-        count = 0
+        count, every = 0, self.options.get("every", 10)
         async for event in rtc.VideoStream(track, format=rtc.VideoBufferType.RGBA):
             count += 1
-            if count % 10 == 1:
+            if count % every == 1 % every:
                 frame = event.frame
                 pixels = np.frombuffer(frame.data, dtype=np.uint8).reshape(frame.height, frame.width, 4)
                 colour = [int(value) for value in pixels[::8, ::8, :3].reshape(-1, 3).mean(axis=0)]
