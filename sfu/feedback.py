@@ -28,18 +28,16 @@ class Feedback:
     def __init__(self, media: MediaPlane) -> None:
         self._media = media
         self._reported_ms: dict[str, float] = {}
-        self._mending_ms: dict[str, float] = {}  # until then NACKs of video are not answered
         self.nacks_in = 0
         self.plis_in = 0
         self.plis_out = 0
 
     def forget(self, leg: LegHandle) -> None:
         self._reported_ms.pop(leg.name, None)
-        self._mending_ms.pop(leg.name, None)
 
     def mend_by_key_frames(self, leg_name: str, now_ms: float) -> None:
         """After an outage this receiver will ask for seconds of video that nobody needs any more."""
-        self._mending_ms[leg_name] = now_ms + MENDING_MS
+        self._media.relay.leg(leg_name).mending_until_ms = now_ms + MENDING_MS
 
     # ------------------------------------------------------------ in
 
@@ -61,7 +59,7 @@ class Feedback:
                 consumer = media.by_ssrc.get((leg.name, message.media_ssrc))
                 if consumer is not None:
                     self.nacks_in += len(message.sequences)
-                    if consumer.kind is Kind.VIDEO and self._mending(leg, now_ms):
+                    if consumer.kind is Kind.VIDEO and now_ms < leg.mending_until_ms:
                         media.relay.drops.count(DropReason.NACK_OUTAGE, len(message.sequences))
                         continue
                     for sequence in message.sequences:
@@ -72,15 +70,6 @@ class Feedback:
                     self.plis_in += 1
                     consumer.want_key_frame()
                     self._ask_for_key_frames_of(consumer.producer, now_ms)
-
-    def _mending(self, leg: LegHandle, now_ms: float) -> bool:
-        until_ms = self._mending_ms.get(leg.name)
-        if until_ms is None:
-            return False
-        if now_ms < until_ms:
-            return True
-        del self._mending_ms[leg.name]
-        return False
 
     def _on_sender_report(self, leg: LegHandle, report: SenderReport, now_ms: float) -> None:
         feed = leg.feeds.get(report.ssrc)

@@ -12,6 +12,7 @@ from sfu.seq import distance
 SLOTS = 2048  # 1.5 s of 15 Mbit/s; what is older has been reported or is lost
 MASK = SLOTS - 1
 GROUP_MS = 5.0  # packets of one frame leave together and queue behind each other: one measurement
+MAX_GROUPS, MAX_CLUSTERS = 512, 4  # of one feedback; more are left out
 
 OUTSTANDING, LOST, RECEIVED = 0, 1, 2
 REFERENCE_WRAP = 0x1000000  # the reference time has 24 bits of 64 ms
@@ -65,12 +66,13 @@ class SendHistory:
             received += 1
             acked_bytes += size
             newest_send_ms = max(newest_send_ms, send_ms)
-            if cluster:
+            if cluster and (cluster in clusters or len(clusters) < MAX_CLUSTERS):
                 clusters[cluster] = _grown(clusters.get(cluster), slot, arrival_ms)
             if self._newest >= 0 and distance(number, self._newest) <= 0:
                 continue  # reordered or reported late: its group has been given out
             if self._newest >= 0 and send_ms - self._first_ms > GROUP_MS:
-                groups.append(Group(self._send_ms, self._arrival_ms, self._size))
+                if len(groups) < MAX_GROUPS:
+                    groups.append(Group(self._send_ms, self._arrival_ms, self._size))
                 self._size = 0
             if not self._size:
                 self._first_ms = send_ms

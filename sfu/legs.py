@@ -27,8 +27,8 @@ class Leg:
 
     __slots__ = (
         "address", "arrivals", "bound", "bytes_in", "bytes_out", "cluster", "feeds", "history", "ids",
-        "known", "last_numbers", "name", "ntp_shift_ms", "other_bytes", "other_packets", "pacer", "routes",
-        "rtt_ms", "rtx", "srtp", "transport_seq", "wake",
+        "known", "last_numbers", "mending_until_ms", "name", "ntp_shift_ms", "other_bytes",
+        "other_packets", "pacer", "routes", "rtt_ms", "rtx", "srtp", "transport_seq", "wake",
     )  # fmt: skip
 
     def __init__(self, name: str, wake: Callable[[Leg], None] = lambda leg: None) -> None:
@@ -50,6 +50,7 @@ class Leg:
         self.routes: list[LegRoute] = []
         self.last_numbers: dict[int, tuple[int, int]] = {}
         self.ntp_shift_ms: float | None = None  # our clock minus the publisher's
+        self.mending_until_ms = 0.0
         self.rtt_ms = 0.0  # by the receiver's reports, 0 = unknown
         self.bytes_in = self.bytes_out = 0
         self.other_packets = self.other_bytes = 0  # of no producer

@@ -111,7 +111,7 @@ class PythonRelay:
         self._missed: dict[Feed, Leg] = {}  # feeds that noticed a gap in this batch
         self._waiting: dict[Leg, None] = {}  # legs that hold something back
         self._timer: asyncio.TimerHandle | None = None
-        self.nacks_sent = 0
+        self.nacks_sent = self.nacks_in = 0
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         for option, forced in ((socket.SO_RCVBUF, SO_RCVBUFFORCE), (socket.SO_SNDBUF, SO_SNDBUFFORCE)):

@@ -260,6 +260,7 @@ class LegHandle(Protocol):
     name: str
     rtt_ms: float  # by the receiver's reports, 0 = unknown
     ntp_shift_ms: float | None  # our clock minus the publisher's
+    mending_until_ms: float  # after an outage NACKs for video rest until then, 0 = they never did
 
     @property
     def ready(self) -> bool:
@@ -344,6 +345,7 @@ class Relay(Legs, Protocol):
 
     drops: Drops
     nacks_sent: int
+    nacks_in: int  # numbers asked for that the relay has dealt with by itself
 
     def attach(self, side: MediaSide) -> None: ...
 

@@ -154,7 +154,9 @@ class Statistics:
         return [
             *into.counters("in"),
             *out.counters("out"),
-            *by_direction("lianxin_nack_total", feedback.nacks_in, media.relay.nacks_sent),
+            *by_direction(
+                "lianxin_nack_total", feedback.nacks_in + media.relay.nacks_in, media.relay.nacks_sent
+            ),
             *by_direction("lianxin_pli_total", feedback.plis_in, feedback.plis_out),
             *by_direction("lianxin_packets_lost_total", lost_in, lost_out),
             *media.relay.drops.counters(),

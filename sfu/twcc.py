@@ -11,10 +11,10 @@ from sfu.seq import unwrap
 TICKS_PER_MS = 4  # deltas are multiples of 250 µs
 REFERENCE_TICKS = 256  # the reference time is a multiple of 64 ms
 HISTORY_MS = 500.0  # late packets are reported together with what is known around them
-MAX_HISTORY = 4096
 MAX_GAP = 2000  # beyond it the sender has started anew
 MAX_STATUS = 2000  # statuses in one message: keeps it below an MTU even in the worst case
 MAX_DELTAS = 400
+MAX_BODY = 1600  # bytes
 HEAD = struct.Struct("!HH")
 
 NOT_RECEIVED, SMALL_DELTA, LARGE_DELTA = 0, 1, 2
@@ -84,12 +84,7 @@ class ArrivalRecorder:
                 self._count = (self._count + 1) & 0xFF
         self._next = end
         oldest_ms = now_ms - HISTORY_MS
-        crowded = len(arrivals) > MAX_HISTORY
-        self._arrivals = {
-            ext: ms
-            for ext, ms in arrivals.items()
-            if ext >= end - MAX_GAP and ms >= oldest_ms and not crowded
-        }
+        self._arrivals = {ext: ms for ext, ms in arrivals.items() if ext >= end - MAX_GAP and ms >= oldest_ms}
         return messages
 
 
@@ -172,8 +167,8 @@ def read(body: bytes) -> Arrivals:
     A feedback after an outage may speak of 32,768 numbers in a few bytes.  Raises TwccError.
     """
     size = len(body)
-    if size < 8:
-        raise TwccError("feedback is cut off")
+    if not 8 <= size <= MAX_BODY:
+        raise TwccError("feedback is cut off or longer than a datagram")
     base, total = HEAD.unpack_from(body)
     reference = int.from_bytes(body[4:7], "big")
     at = 8
