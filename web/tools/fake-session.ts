@@ -122,6 +122,10 @@ export class MediaSession {
     if (!track) this.tracks.set(key, (track = new FakeTrack(identity, source)))
     return track
   }
+  /** Identities whose pictures stand still, as the screenshot wants it. */
+  waits(identity: string): boolean {
+    return ((globalThis as { __waits?: string[] }).__waits ?? []).includes(identity)
+  }
   setMicrophone(on: boolean): void {
     this.microphone = on
     this.changed()

@@ -10,6 +10,8 @@ export interface Notice {
   icon: IconName
   reason: TextKey
   values: Record<string, string>
+  /** What the server says of the line, in both languages: goes before `reason`. */
+  cause: Quality['cause']
   note: TextKey | null
   act: 'call' | 'show'
   at: number
@@ -19,7 +21,7 @@ export const percent = (share: number) => (share * 100).toFixed(1)
 
 export function noticeOf(venue: VenueView, quality: Quality | undefined): Notice | null {
   const line = (kind: Notice['kind'], icon: IconName, reason: TextKey, note: TextKey | null, act: Notice['act'], values = {}) => ({
-    venue: venue.id, kind, icon, reason, values, note, act, at: venue.since
+    venue: venue.id, kind, icon, reason, values, cause: null as Quality['cause'], note, act, at: venue.since
   })
   if (venue.status === 'left') {
     const back: TextKey = venue.online ? 'console.callAgainNote' : 'console.offlineNote'
@@ -31,6 +33,9 @@ export function noticeOf(venue: VenueView, quality: Quality | undefined): Notice
   }
   if (venue.status !== 'connected') return null
   if (quality?.quality === 'lost') return line('alarm', 'alarm', 'console.lineLost', null, 'show')
+  // Media over TCP work: that is for the IT desk.
+  const cause = quality?.cause
+  if (cause && cause.code !== 'tcp') return { ...line('warn', 'warn', 'console.lineNarrow', null, 'show'), cause }
   const up = quality?.loss_up ?? 0
   const down = quality?.loss_down ?? 0
   if (worstLoss(quality) !== null) {

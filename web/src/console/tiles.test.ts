@@ -48,6 +48,14 @@ describe('a tile', () => {
     expect(tileState(m, 'a', null, { loss_up: 0.01 }).loss).toBeNull()
     expect(tileState(m, 'hung', null, { loss_up: 0.5 }).loss).toBeNull()
   })
+  it('a line that is too narrow says so before it says loss, here and in the tree', () => {
+    const held = { held: 2, loss_down: 0.05, quality: 'poor' as const }
+    expect(tileState(m, 'a', null, held)).toMatchObject({ narrow: 'console.lineHeld', loss: 0.05 })
+    expect(tileState(m, 'a', null, { reasons: ['loss_up', 'narrow'] }).narrow).toBe('console.lineNarrow')
+    expect(tileState(m, 'a', null, { estimate_kbps: 400, wanted_kbps: 1700 }).narrow).toBeNull() // the server judges
+    expect(tileState(m, 'hung', null, held).narrow).toBeNull()
+    expect(rowState(m, 'a', null, held)).toMatchObject({ glyph: 'warn', word: 'console.rowNarrow' })
+  })
   it.each([
     ['a', null], ['dark', 'console.noPicture'], ['idle', 'console.notCalled'], ['standby', 'console.notCalled'],
     ['calling', 'console.calling'], ['lost', 'console.networkLost'], ['hung', 'console.hungUp']

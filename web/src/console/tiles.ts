@@ -27,6 +27,8 @@ export interface TileState {
   open: boolean
   /** 0…1, only if above LOSS_SHOWN. */
   loss: number | null
+  /** The venue's line is too narrow for what it should see: worse than loss. */
+  narrow: TextKey | null
 }
 
 export interface RowState {
@@ -49,6 +51,12 @@ export function micOpen(venue: VenueView): boolean {
 export function worstLoss(quality: Quality | undefined): number | null {
   const loss = Math.max(quality?.loss_up ?? 0, quality?.loss_down ?? 0)
   return loss > LOSS_SHOWN ? loss : null
+}
+
+/** Pictures for this venue wait, or are made smaller, because of its line. */
+export function narrowLine(quality: Quality | undefined): TextKey | null {
+  if ((quality?.held ?? 0) > 0) return 'console.lineHeld'
+  return quality?.reasons?.includes('narrow') ? 'console.lineNarrow' : null
 }
 
 export function absenceOf(venue: VenueView): Absence | null {
@@ -81,7 +89,7 @@ const REASONS = {
 
 export function tileState(meeting: MeetingView, id: string, preview: string | null, quality?: Quality): TileState {
   const venue = meeting.venues[id]
-  if (!venue) return { program: false, preview: false, absence: null, marks: [], open: false, loss: null }
+  if (!venue) return { program: false, preview: false, absence: null, marks: [], open: false, loss: null, narrow: null }
   const connected = venue.status === 'connected'
   // While one venue has the floor all others are closed, as the line under the program says: no mark on every tile.
   const asRule = meeting.floor !== null && meeting.floor !== id && id !== meeting.main_venue
@@ -98,7 +106,8 @@ export function tileState(meeting: MeetingView, id: string, preview: string | nu
     absence: absenceOf(venue),
     marks,
     open: micOpen(venue),
-    loss: connected ? worstLoss(quality) : null
+    loss: connected ? worstLoss(quality) : null,
+    narrow: connected ? narrowLine(quality) : null
   }
 }
 
@@ -115,6 +124,7 @@ export function rowState(meeting: MeetingView, id: string, preview: string | nul
   }
   if (meeting.floor === id) return { glyph: 'floor', word: 'console.rowFloor', tone: 'floor' }
   if (meeting.queue.some((entry) => entry.venue === id)) return { glyph: 'hand', word: 'console.rowAsk', tone: 'ask' }
+  if (narrowLine(quality) !== null) return { glyph: 'warn', word: 'console.rowNarrow', tone: 'warn' }
   if (worstLoss(quality) !== null) return { glyph: 'warn', word: 'console.rowLoss', tone: 'warn' }
   if (meeting.stage === id) return { glyph: 'program', word: 'console.rowProgram', tone: 'bright' }
   if (preview === id) return { glyph: 'preview', word: 'console.rowPreview', tone: 'bright' }

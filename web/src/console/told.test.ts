@@ -50,6 +50,12 @@ describe('需关注', () => {
     expect(lines.map((one) => [one.venue, one.kind, one.act])).toEqual([['lost', 'alarm', 'call'], ['loss', 'warn', 'show'], ['dark', 'warn', 'show']])
     expect(lines[1]!.values).toEqual({ loss: '4.2' })
   })
+  it('repeats what the server says of a line, but not what only the IT desk can change', () => {
+    const cause = { code: 'loss_up', zh: '上行丢包 12%，疑似本地网络', en: '', params: { percent: 12 } }
+    expect(attention(m, { a: { loss_up: 0.12, cause } })).toMatchObject([{ venue: 'a', kind: 'warn', cause }])
+    expect(attention(m, { a: { cause: { ...cause, code: 'tcp' } } })).toEqual([])
+    expect(attention(m, { a: { quality: 'lost', cause: { ...cause, code: 'line_lost' } } })).toMatchObject([{ kind: 'alarm', cause: null }])
+  })
 })
 
 describe('times', () => {

@@ -165,6 +165,11 @@ export class MediaSession {
     return this.reception.track(identity, source)
   }
 
+  /** The server sends nothing of this picture now; it comes back by itself. */
+  waits(identity: string, source: VideoSource): boolean {
+    return this.reception.waits(identity, source)
+  }
+
   setMicrophone(on: boolean): void {
     this.publications.switchDevice('microphone', on)
   }

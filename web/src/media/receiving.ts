@@ -88,6 +88,11 @@ export class Reception {
     return track instanceof RemoteVideoTrack || track instanceof LocalVideoTrack ? track : null
   }
 
+  /** The server sends nothing of it now: the line can't carry it, or the sender's is down. It comes back by itself. */
+  waits(identity: string, source: VideoSource): boolean {
+    return this.participant(identity)?.getTrackPublication(SOURCE[source])?.track?.streamState === Track.StreamState.Paused
+  }
+
   /** Identities of the others whose camera is in the room now, as this client was told. */
   get cameras(): string[] {
     const found: string[] = []

@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest'
 import type { MeetingView, VenueReason, VenueStatus, VenueView } from '../protocol/types'
-import { autoAnswer, bannerOf, entryScript, hear, HEARD_HOLD_MS, phaseOf, stageOf, wishOf, type BannerFacts, type Heard } from './rules'
+import { autoAnswer, bannerOf, entryScript, hear,
+  lineCause, HEARD_HOLD_MS, phaseOf, stageOf, wishOf, type BannerFacts, type Heard } from './rules'
 
 const MAIN = '340000'
 const HEFEI = '340100'
@@ -184,6 +185,16 @@ describe('banner', () => {
     expect(bannerOf(asked, FACTS)).toMatchObject({ queued: 2, recording: true, also: ['queued'] })
   })
   it('a dead microphone is named', () => expect(bannerOf(meeting(), { ...FACTS, micWorks: false }).key).toBe('noMicrophone'))
+})
+
+describe('the line of this room', () => {
+  const cause = (code: string) => ({ cause: { code, zh: '上行丢包 12%，疑似本地网络', en: '', params: {} } })
+  it('is said when somebody here can do something about it', () => {
+    expect(lineCause(cause('loss_up'))?.zh).toBe('上行丢包 12%，疑似本地网络')
+    expect(lineCause(cause('held'))?.code).toBe('held')
+    for (const code of ['tcp', 'line_lost']) expect(lineCause(cause(code)), code).toBeNull()
+    for (const quality of [undefined, {}, { cause: null }]) expect(lineCause(quality)).toBeNull()
+  })
 })
 
 describe('small things', () => {

@@ -1,7 +1,7 @@
 /** What the venue page does and says, as pure functions of what it knows. No DOM, no timers. */
 import type { LostReason, SessionState, VideoSource } from '../media/MediaSession'
 import type { LinkState } from '../protocol/socket'
-import type { MeetingView, VenueReason } from '../protocol/types'
+import type { MeetingView, Quality, VenueReason } from '../protocol/types'
 
 export type Phase = 'standby' | 'calling' | 'joining' | 'in-meeting' | 'reconnecting' | 'replaced'
 
@@ -172,6 +172,12 @@ export function bannerOf(meeting: MeetingView, facts: BannerFacts): Banner {
     return say('waiting', 'plain')
   }
   return say('open', 'plain')
+}
+
+/** What this room should know of its own line. Media over TCP work: that is for the IT desk. */
+export function lineCause(quality: Quality | undefined): NonNullable<Quality['cause']> | null {
+  const cause = quality?.cause
+  return cause && cause.code !== 'tcp' && cause.code !== 'line_lost' ? cause : null
 }
 
 /** Name of a venue as its television shows it; the demo tree's names lack the word 会场. */

@@ -1,5 +1,6 @@
 /** What is wrong, one fault one sentence, worst first. Pure. */
 import type { MeetingView, Quality, VenueView } from '../protocol/types'
+import type { TextKey } from '../ui/i18n'
 
 export interface WorkerStatus {
   id: string
@@ -25,7 +26,7 @@ export interface MachineStatus {
   alerts: { code: string; message: string; message_en: string }[]
 }
 
-export type FaultKey = 'Lost' | 'LossUp' | 'LossDown' | 'Rtt' | 'NoCamera' | 'NoMicrophone' | 'Worker' | 'Busy' | 'Delay'
+export type FaultKey = 'Lost' | 'Line' | 'LossUp' | 'LossDown' | 'Rtt' | 'NoCamera' | 'NoMicrophone' | 'Worker' | 'Busy' | 'Delay'
 
 export interface OpsFault {
   key: FaultKey
@@ -35,6 +36,23 @@ export interface OpsFault {
   n: number
   /** The venue's page is not there either. */
   offline: boolean
+  /** Of 'Line': what the server says of it. */
+  cause?: NonNullable<Quality['cause']>
+}
+
+/** What the IT desk can do about it. */
+export const CAUSE_NOTES: Record<string, TextKey> = {
+  line_lost: 'ops.faultLostNote',
+  held: 'ops.faultNarrowNote',
+  narrow: 'ops.faultNarrowNote',
+  loss_up: 'ops.faultLossUpNote',
+  loss_down: 'ops.faultLossDownNote',
+  delay: 'ops.faultRttNote',
+  jitter: 'ops.faultJitterNote',
+  tcp: 'ops.faultTcpNote',
+  loss_up_central: 'ops.faultCentralNote',
+  loss_down_central: 'ops.faultCentralNote',
+  delay_central: 'ops.faultCentralNote',
 }
 
 export const LOSS_WARN = 0.02
@@ -43,13 +61,14 @@ export const RTT_WARN_MS = 300
 export const CPU_WARN = 75
 export const DELAY_WARN_MS = 50
 
-export type LineState = 'fine' | 'losing' | 'poor' | 'lost' | 'calling' | 'idle' | 'left'
+export type LineState = 'fine' | 'narrow' | 'losing' | 'poor' | 'lost' | 'calling' | 'idle' | 'left'
 
 export function lineState(venue: VenueView, quality: Quality | undefined): LineState {
   if (venue.status === 'calling') return 'calling'
   if (venue.status === 'idle') return 'idle'
   if (venue.status === 'left') return venue.reason === 'network_lost' ? 'lost' : 'left'
   if (quality?.quality === 'lost') return 'lost'
+  if ((quality?.held ?? 0) > 0 || quality?.reasons?.includes('narrow')) return 'narrow'
   if (Math.max(quality?.loss_up ?? 0, quality?.loss_down ?? 0) >= LOSS_WARN) return 'losing'
   return quality?.quality === 'poor' ? 'poor' : 'fine'
 }
@@ -71,9 +90,12 @@ export function faultsOf(status: MachineStatus | null, meeting: MeetingView | nu
     if (venue.status === 'left' && venue.reason === 'network_lost') add('Lost', true, venue.short, 0, !venue.online)
     if (venue.status !== 'connected') continue
     const q = quality[venue.id]
-    if ((q?.loss_up ?? 0) >= LOSS_WARN) add('LossUp', q!.loss_up! >= LOSS_BAD, venue.short, percent(q!.loss_up!))
-    if ((q?.loss_down ?? 0) >= LOSS_WARN) add('LossDown', q!.loss_down! >= LOSS_BAD, venue.short, percent(q!.loss_down!))
-    if ((q?.rtt_ms ?? 0) >= RTT_WARN_MS) add('Rtt', false, venue.short, Math.round(q!.rtt_ms!))
+    if (q?.cause) {
+      const bad = q.quality === 'poor' || q.quality === 'lost'
+      found.push({ key: 'Line', bad, subject: venue.short, n: 0, offline: false, cause: q.cause })
+    } else if ((q?.loss_up ?? 0) >= LOSS_WARN) add('LossUp', q!.loss_up! >= LOSS_BAD, venue.short, percent(q!.loss_up!))
+    if (!q?.cause && (q?.loss_down ?? 0) >= LOSS_WARN) add('LossDown', q!.loss_down! >= LOSS_BAD, venue.short, percent(q!.loss_down!))
+    if (!q?.cause && (q?.rtt_ms ?? 0) >= RTT_WARN_MS) add('Rtt', false, venue.short, Math.round(q!.rtt_ms!))
     if (!venue.camera) add('NoCamera', false, venue.short)
     if (!venue.microphone) add('NoMicrophone', false, venue.short)
   }

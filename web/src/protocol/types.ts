@@ -95,6 +95,18 @@ export interface Quality {
   kbps_up?: number
   kbps_down?: number
   quality?: 'excellent' | 'good' | 'poor' | 'lost'
+  jitter_up_ms?: number
+  jitter_down_ms?: number
+  /** What the line down to the venue carries, and what the pictures for it would take. Absent: unknown. */
+  estimate_kbps?: number
+  wanted_kbps?: number
+  /** Pictures that wait because the venue's line can't carry them. */
+  held?: number
+  over_tcp?: boolean
+  /** Codes of what can be felt, worst first. */
+  reasons?: string[]
+  /** One sentence for the person at the desk; stands for at least 5 s. */
+  cause?: { code: string; zh: string; en: string; params: Record<string, number> } | null
 }
 
 export type Command =

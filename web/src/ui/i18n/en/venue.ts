@@ -57,6 +57,8 @@ export default {
   onAirChip: 'On air',
   recording: 'Recording',
   noPicture: 'No picture yet',
+  held: 'Picture paused: the line is too narrow',
+  heldNote: 'Sound goes first; the picture comes back by itself',
   noPictureOff: 'Their camera is off',
   nobody: 'No venue has joined yet',
   nobodyNote: 'Venues appear here when they join',

@@ -61,6 +61,8 @@ export default {
   onAirChip: '广播中',
   recording: '录制中',
   noPicture: '暂无画面',
+  held: '线路不足，画面暂停',
+  heldNote: '声音优先，线路恢复后画面自动继续',
   noPictureOff: '对方摄像头未开',
   nobody: '还没有会场入会',
   nobodyNote: '会场入会后在这里显示',
