@@ -113,7 +113,7 @@ class Structure:
         for target in range(self.targets):
             if (
                 self.target_spatial[target] == spatial
-                and self.target_temporal[target] >= temporal
+                and self.target_temporal[target] > temporal
                 and indications[target] != SWITCH
             ):
                 return False

@@ -39,7 +39,7 @@ def test_key_frame_brings_the_structure() -> None:
     base = read(state, descriptor(11, 1), 4)
     assert (base.spatial, base.temporal, base.sync, base.key_frame) == (0, 0, True, False)
     second = read(state, descriptor(12, 3), 5)
-    assert (second.temporal, second.sync) == (1, False)
+    assert (second.temporal, second.sync) == (1, True)  # nothing is above
     assert (read(state, descriptor(15, 4), 6).spatial, state.frame_number) == (1, 4)
 
 
