@@ -71,13 +71,20 @@ class Peer:
             reply = await room.request(OpenTransport(room.router_id, self.transport_id))
             if not isinstance(reply, TransportOpened):
                 raise SfuError("no_transport", "the worker gave no transport")
-            self.opened = reply
+            self.opened = self._reachable(reply)
         return self.opened
 
     async def _restart_ice(self) -> None:
         reply = await self.participant.room.request(RestartIce(self.transport_id))
         if isinstance(reply, TransportOpened):
-            self.opened = reply
+            self.opened = self._reachable(reply)
+
+    def _reachable(self, opened: TransportOpened) -> TransportOpened:
+        """Without UDP for who asked for TCP only (an SDK's scenario "force-tcp"), if there is TCP."""
+        over_tcp = tuple(c for c in opened.candidates if c.protocol == "tcp")
+        if self.participant.identity not in self.participant.room.tcp_only or not over_tcp:
+            return opened
+        return replace(opened, candidates=over_tcp)
 
     async def _connect(self, description: sdp.Description) -> None:
         """Tells the worker who is coming.  Raises SdpError when the description lacks what is needed."""

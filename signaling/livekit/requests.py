@@ -232,6 +232,13 @@ async def _simulate(participant: Participant, request: rtc.SignalRequest) -> Non
     elif scenario == "migration":
         session.send(messages.leave(models.DisconnectReason.MIGRATION, ACTION.RESUME))
         session.close()
+    elif scenario == "switch_candidate_protocol":
+        # The client comes back by itself, as the same identity; of TLS we have TCP.
+        chosen = participant.room.tcp_only
+        if request.simulate.switch_candidate_protocol == rtc.CandidateProtocol.UDP:
+            chosen.discard(participant.identity)
+        elif len(chosen) < participant.room.limits.participants_per_room:
+            chosen.add(participant.identity)
 
 
 HANDLERS: dict[str, Callable[[Participant, rtc.SignalRequest], Awaitable[None]]] = {

@@ -46,6 +46,7 @@ class Room:
         self.ever_joined = False
         self.participants: dict[str, Participant] = {}  # by identity
         self.tracks: dict[str, Track] = {}
+        self.tcp_only: set[str] = set()  # identities that asked for it
         self.speaking: dict[str, float] = {}  # participant sid → level last told
         self._dirty = False  # everybody is to be evaluated
         self._doubtful: dict[str, Participant] = {}  # by sid: only these are
