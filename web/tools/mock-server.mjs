@@ -66,6 +66,14 @@ export function scene(name, now = Date.now()) {
     levels['340200'] = -18
     levels['340000'] = -44
   }
+  if (name === 'lines') {
+    const say = (short, over, code, zh, en) => Object.assign(quality[by(short).id], over, { reasons: [code], cause: { code, zh, en, params: {} } })
+    Object.assign(meeting, { broadcast: '340200', stage: '340200', mode: 'broadcast' })
+    say('亳州', { loss_up: 0.12, quality: 'poor', jitter_up_ms: 31 }, 'loss_up', '上行丢包 12%，疑似本地网络', '12% of packets sent are lost; probably the local network.')
+    say('合肥', { held: 1, estimate_kbps: 420, wanted_kbps: 1700, quality: 'poor' }, 'held', '下行带宽不足（约 420 kbit/s），1 路画面已暂停', 'The line down carries only about 420 kbit/s; 1 picture(s) are paused.')
+    say('六安', { estimate_kbps: 800, wanted_kbps: 1700, quality: 'good' }, 'narrow', '下行带宽不足（约 800 kbit/s），画面已降低', 'The line down carries only about 800 kbit/s; pictures are reduced.')
+    say('黄山', { rtt_ms: 480, quality: 'good' }, 'delay', '延迟 480 ms，疑似线路拥塞', 'A round trip takes 480 ms; the line is probably congested.')
+  }
   if (name === '122') {
     for (const v of Object.values(meeting.venues)) {
       if (v.tier < 2) continue

@@ -76,6 +76,8 @@ const SHOTS = {
   'console-19-en': { scene: '19', locale: 'en', run: async (page) => { await inMeeting(page); await pickHefei(page) } },
   'console-drawer': { scene: '19', run: async (page) => { await inMeeting(page); if (page.viewportSize().width < 1500) await page.getByTestId('drawer').click(); await page.waitForTimeout(300) } },
   'console-mutes': { scene: 'mutes', run: inMeeting },
+  'console-lines': { scene: 'lines', waits: ['340600', '340800', '340200'], run: async (page) => { await inMeeting(page); await pickHefei(page) } },
+  'console-lines-en': { scene: 'lines', locale: 'en', waits: ['340600', '340800', '340100'], run: async (page) => { await inMeeting(page); await pickHefei(page) } },
   'console-content': { scene: 'content', run: inMeeting },
   'console-122': { scene: '122', run: async (page) => { await inMeeting(page); await page.locator('[data-testid=row-340200] .caret').click(); await page.waitForTimeout(300) } },
   'console-122-counties': { scene: '122', run: async (page) => { await inMeeting(page); await page.keyboard.press('PageDown'); await page.getByTestId('venue-search').fill('fei'); await page.waitForTimeout(900) } },
@@ -100,6 +102,7 @@ for (const [name, shot] of Object.entries(SHOTS)) {
     page.on('pageerror', (error) => troubles.push(`${name}: ${error}`))
     page.on('console', (message) => { if (message.type() === 'error' && !/401|WebSocket/.test(message.text())) troubles.push(`${name}: ${message.text()}`) })
     page.on('request', (request) => { if (!request.url().startsWith(server.url) && !/^(data|blob|ws):/.test(request.url())) troubles.push(`${name}: asked outside: ${request.url()}`) })
+    if (shot.waits) await context.addInitScript((waits) => (globalThis.__waits = waits), shot.waits)
     if (shot.locale) await context.addInitScript((locale) => localStorage.setItem('lianxin.locale', locale), shot.locale)
     try {
       await shot.run(page)

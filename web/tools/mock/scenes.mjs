@@ -77,6 +77,12 @@ const QUALITY = Object.fromEntries(
     id, { loss_up: loss, loss_down: loss / 3, rtt_ms: rtt, width: 1280, height: 720, kbps_up: 2100 - loss * 30000, kbps_down: 1800, quality: loss > 0.03 ? 'poor' : loss > 0.01 ? 'good' : 'excellent' },
   ]),
 )
+const said = (code, zh, en, params = {}) => ({ reasons: [code], cause: { code, zh, en, params } })
+Object.assign(QUALITY['341600'], { jitter_up_ms: 22, ...said('loss_up', '上行丢包 4%，疑似本地网络', '4% of packets sent are lost; probably the local network.') })
+Object.assign(QUALITY['340100'], { over_tcp: true, jitter_up_ms: 6, estimate_kbps: 3100, wanted_kbps: 1900, ...said('tcp', '走 TCP 备用通道，UDP 可能被防火墙拦截', 'Media go over TCP; a firewall probably blocks UDP.') })
+Object.assign(QUALITY[OWN], { held: 1, estimate_kbps: 420, wanted_kbps: 1700, jitter_up_ms: 14, quality: 'poor', ...said('held', '下行带宽不足（约 420 kbit/s），1 路画面已暂停', 'The line down carries only about 420 kbit/s; 1 picture(s) are paused.') })
+const NARROW = { [OWN]: QUALITY[OWN] }
+const LOSSY = { [OWN]: { loss_up: 0.12, rtt_ms: 40, quality: 'poor', ...said('loss_up', '上行丢包 12%，疑似本地网络', '12% of packets sent are lost; probably the local network.') } }
 
 const controls = async (page) => {
   await page.keyboard.press('ArrowRight')
@@ -99,6 +105,10 @@ export const scenes = [
   v('meeting-floor', { meeting: meeting({ ...RECORDING, floor: OWN, stage: OWN, mode: 'floor' }) }),
   v('meeting-on-air', { meeting: meeting({ broadcast: OWN, stage: OWN, mode: 'broadcast' }) }),
   v('meeting-content', { meeting: meeting({ ...WUHU_SPEAKS, content: { venue: '340200' } }) }),
+  v('meeting-narrow', { path: '/venue?waits=1', meeting: meeting({ ...RECORDING, ...WUHU_SPEAKS }), quality: NARROW }),
+  v('meeting-narrow-content', { path: '/venue?waits=1', meeting: meeting({ ...WUHU_SPEAKS, content: { venue: '340200' } }), quality: NARROW }),
+  v('meeting-narrow-en', { path: '/venue?waits=1', meeting: meeting({ ...RECORDING, ...WUHU_SPEAKS }), quality: NARROW, locale: 'en' }),
+  v('meeting-lossy', { meeting: meeting({ broadcast: OWN, stage: OWN, mode: 'broadcast' }), quality: LOSSY }),
   v('meeting-waiting', { path: '/venue?dark=1', meeting: { ...meeting(), venues: { ...meeting().venues, 340000: venue(MAIN, { status: 'idle', camera: false }) } } }),
   v('meeting-reconnecting', { path: '/venue?media=reconnecting', meeting: meeting(RECORDING) }),
   v('meeting-blocked', { path: '/venue?blocked=1', meeting: meeting() }),

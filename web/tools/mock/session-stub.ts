@@ -83,6 +83,10 @@ export class MediaSession {
   constructor(private readonly opts: Opts) {
     Object.assign(window, { mockSession: this })
   }
+  /** Pictures stand still (`?waits`), as when the line can't carry them. */
+  waits(): boolean {
+    return new URLSearchParams(location.search).has('waits')
+  }
   private tell(): void {
     this.opts.onChange()
     for (const listener of [...this.listeners]) listener()
