@@ -180,3 +180,50 @@ async def test_sdk_clients_without_udp_see_and_hear_each_other_over_tcp(
             )
 
         await site.log.wait(all_over_tcp)
+
+
+SIGNAL_RECONNECT, FORCE_TCP = 0, 5  # of the SDK's SimulateScenarioKind
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("single", [True, False], ids=["rtc_v1", "rtc"])
+async def test_a_new_websocket_resumes_and_leaves_the_pictures_alone(
+    site: Site, sdk_client: StartClient, single: bool
+) -> None:
+    """With an ICE restart of every connection, as clients do it then; DTLS goes on."""
+    ann, bob = await two_venues(site, sdk_client, single)
+    sids = {p.identity: p.sid for p in site.server.media.rooms["r"].participants.values()}
+    events, marks = len(site.log.events), (len(ann.facts), len(bob.facts))
+    await ann.tell(do="simulate", scenario=SIGNAL_RECONNECT)
+    await ann.fact("reconnected", since=marks[0])
+    await bob.tell(do="simulate", scenario=SIGNAL_RECONNECT)
+    await bob.fact("reconnected", since=marks[1])
+    marks = len(ann.facts), len(bob.facts)
+    await picture(bob, "ann", RED, since=marks[1])
+    await picture(ann, "bob", BLUE, since=marks[0])
+    assert {p.identity: p.sid for p in site.server.media.rooms["r"].participants.values()} == sids
+    assert site.states_since(events) <= {"disconnected", "connected"}
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("single", [True, False], ids=["rtc_v1", "rtc"])
+async def test_an_sdk_that_asks_for_tcp_gets_it(
+    netns: Namespace, sdk_client: StartClient, single: bool
+) -> None:
+    async with site_over_a_line(netns.server_address, tcp_port=0) as site:
+        ann, bob = await two_venues(site, sdk_client, single)
+        marks = len(ann.facts), len(bob.facts)
+        await ann.tell(do="simulate", scenario=FORCE_TCP)
+        await ann.fact("reconnected", since=marks[0])
+        marks = len(ann.facts), len(bob.facts)
+
+        def anns_over_tcp(event: object) -> bool:
+            if not isinstance(event, Report):
+                return False
+            sid = site.server.media.rooms["r"].participants["ann"].sid
+            mine = [t for t in event.transports if t.transport_id.startswith(sid)]
+            return bool(mine) and all(t.over_tcp for t in mine)
+
+        await site.log.wait(anns_over_tcp)
+        await picture(bob, "ann", RED, since=marks[1])
+        await picture(ann, "bob", BLUE, since=marks[0])
