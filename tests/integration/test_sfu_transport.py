@@ -199,6 +199,41 @@ async def test_rtp_goes_in_at_one_client_and_out_at_the_other(worker: Worker, ev
         await event_log.expect(ProducerLive("p", "audio/opus"))
 
 
+async def test_who_nominates_another_address_keeps_receiving_without_new_dtls(
+    worker: Worker, event_log: EventLog
+) -> None:
+    """Without an ICE restart: another socket checks with the same credentials."""
+    async with sfu_client() as speaker, sfu_client() as listener, sfu_client() as moved:
+        heard: asyncio.Queue[bytes] = asyncio.Queue()
+
+        async def hear(data: bytes, arrival_time_ms: int) -> None:
+            heard.put_nowait(data)
+
+        listener.dtls._handle_rtp_data = hear
+        _, opened = await asyncio.gather(connect(worker, speaker, "t1"), connect(worker, listener, "t2"))
+        sending = RtpParameters("0", (OPUS,), encodings=(EncodingParameters(ssrc=1111),))
+        receiving = RtpParameters("0", (OPUS,), encodings=(EncodingParameters(ssrc=2222),))
+        worker.handle(Produce("t1", "p", Kind.AUDIO, sending))
+        worker.handle(Consume("t2", "c", "p", receiving))
+
+        async def say(number: int) -> None:
+            header = struct.pack("!BBHLL", 0x80, 111, 100 + number, 960 * number, 1111)
+            await speaker.dtls._send_rtp(header + b"voice %d" % number)
+
+        await say(0)
+        async with asyncio.timeout(5):
+            assert (await heard.get())[12:] == b"voice 0"
+        ssl, events = listener.dtls._ssl, len(event_log.events)
+        await moved.connect_ice(opened)
+        await listener.move_to(moved)
+        async with asyncio.timeout(5):
+            for number in range(1, 20):
+                await say(number)
+                assert (await heard.get())[12:] == b"voice %d" % number
+        assert listener.dtls._ssl is ssl
+        assert not [e for e in event_log.events[events:] if isinstance(e, TransportState)]
+
+
 async def test_media_before_dtls_and_from_strangers_goes_nowhere(worker: Worker, event_log: EventLog) -> None:
     async with sfu_client() as client:
         opened = open_transport(worker)
