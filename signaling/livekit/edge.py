@@ -364,7 +364,7 @@ class Edge:
                 participant.tell_mute(track)
             if track.demand.told is not None:
                 participant.send(track.quality_update(track.demand.told))
-        participant.resume_stream_states()
+        participant.reception.resume_stream_states()
         room.refresh()
         return participant
 

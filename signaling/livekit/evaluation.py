@@ -20,7 +20,7 @@ def evaluate_all(room: Room) -> None:
     """Viewers for whom the policy wants the same are worked out together, not pair by pair."""
     policy = room.owner.policy if room.governed else None
     everybody = list(room.participants.values())
-    if policy is None or any(p.permission is not None or p.forbidden for p in everybody):
+    if policy is None or any(p.permission is not None or p.reception.forbidden for p in everybody):
         for viewer in everybody:
             evaluate(room, viewer)
         return
@@ -49,7 +49,7 @@ def _evaluate_audience(room: Room, policy: RoomPolicy, viewers: list[Participant
         ]
     for viewer in viewers:
         may = common if viewer.grants.can_subscribe else ()
-        viewer.want(
+        viewer.reception.want(
             {
                 track.sid: track
                 for track in may
@@ -60,7 +60,7 @@ def _evaluate_audience(room: Room, policy: RoomPolicy, viewers: list[Participant
 
 def _chosen(room: Room, policy: RoomPolicy, viewer: Participant, track: Track) -> bool:
     """What the client said, else what it gets without a word."""
-    choice = viewer.choices.get(track.sid)
+    choice = viewer.reception.choices.get(track.sid)
     if choice is None:
         return policy.unasked(room.name, viewer.identity, track.publisher.identity, track.source)
     return choice
@@ -85,10 +85,10 @@ def evaluate(room: Room, viewer: Participant) -> None:
                     room.name, viewer.identity, publisher.identity, track.source
                 ) and _chosen(room, policy, viewer, track)
             else:
-                wants = viewer.choices.get(track.sid, viewer.auto_subscribe)
+                wants = viewer.reception.choices.get(track.sid, viewer.auto_subscribe)
             if wants:
                 wanted[track.sid] = track
-    viewer.want(wanted)
+    viewer.reception.want(wanted)
 
 
 # ---------------------------------------------------------------- priorities
@@ -128,16 +128,16 @@ def prioritize(room: Room) -> None:
     for track in room.tracks.values():
         if track.kind is Kind.VIDEO:
             for subscription in track.subscriptions.values():
-                subscription.viewer.prioritize(subscription)
+                subscription.viewer.reception.prioritize(subscription)
 
 
 def _tell_permission(viewer: Participant, track: Track, allowed: bool) -> None:
-    if allowed != (track.sid in viewer.forbidden):
+    if allowed != (track.sid in viewer.reception.forbidden):
         return
     if allowed:
-        viewer.forbidden.discard(track.sid)
+        viewer.reception.forbidden.discard(track.sid)
     else:
-        viewer.forbidden.add(track.sid)
+        viewer.reception.forbidden.add(track.sid)
     viewer.send(
         rtc.SignalResponse(
             subscription_permission_update=rtc.SubscriptionPermissionUpdate(

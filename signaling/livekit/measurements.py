@@ -55,7 +55,7 @@ class Readings:
             [producers[t.producer_id] for t in participant.tracks.values() if t.producer_id in producers],
             [
                 consumers[s.consumer_id]
-                for s in participant.subscriptions.values()
+                for s in participant.reception.subscriptions.values()
                 if s.consumer_id in consumers
             ],
             [transports[p.transport_id] for p in peers if p is not None and p.transport_id in transports],

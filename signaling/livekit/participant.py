@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import structlog
@@ -13,24 +12,20 @@ from core import counters
 from core.ids import new_id
 from sfu.errors import SfuError
 from sfu.messages import (
-    CloseConsumer,
     CloseProducer,
     CloseTransport,
-    Consume,
     Produce,
-    SetConsumerPaused,
-    SetConsumerPriority,
     SetConsumerSource,
-    SetLayer,
     SetProducerPaused,
 )
-from sfu.params import CodecParameters, EncodingParameters, Kind, RtpParameters
-from signaling.livekit import evaluation, messages, sdp, taps
+from sfu.params import Kind, RtpParameters
+from signaling.livekit import messages, sdp, taps
 from signaling.livekit.limits import Bucket
 from signaling.livekit.lines import Judgement
 from signaling.livekit.peers import AnsweringPeer, OfferingPeer
+from signaling.livekit.reception import Reception
 from signaling.livekit.token import Claims
-from signaling.livekit.tracks import LayerDemand, Subscription, Track, TrackSetting, track_info
+from signaling.livekit.tracks import LayerDemand, Track, track_info
 
 if TYPE_CHECKING:
     from signaling.livekit.room import Room
@@ -39,7 +34,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 STATE = models.ParticipantInfo.State
 OWN_MUTE = "lianxin.own_mute"  # attribute of a client that does not obey our mute messages
-TOLD_ENOUGH = 5  # times that a client hears of one held stream
 STREAMS = {"camera": "camera", "microphone": "camera"}  # lip sync: one stream for both
 
 
@@ -78,12 +72,7 @@ class Participant:
         self.left = False
         self.told_joined = False  # the observer knows about us
         self.tracks: dict[str, Track] = {}
-        self.wanted: dict[str, Track] = {}
-        self.subscriptions: dict[str, Subscription] = {}
-        self.choices: dict[str, bool] = {}  # the client's own subscribe/unsubscribe by track sid
-        self.settings: dict[str, TrackSetting] = {}
-        self.unservable: set[str] = set()
-        self.forbidden: set[str] = set()  # tracks whose publishers do not let us
+        self.reception = Reception(self)
         self.permission: rtc.SubscriptionPermission | None = None
         self.last_sequence = 0  # of reliable data packets
         self.data_rate = Bucket(room.limits.data_packets_per_s, room.limits.data_packet_burst, monotonic)
@@ -248,9 +237,7 @@ class Participant:
             return
         self.room.forget_track(track)
         for subscription in list(track.subscriptions.values()):
-            subscription.viewer.unsubscribe(track)
-            subscription.viewer.wanted.pop(track.sid, None)
-            subscription.viewer.downstream.poke()
+            subscription.viewer.reception.lose(track)
         if track.producer_id is not None:
             self.room.post(CloseProducer(track.producer_id))
             self.room.forget_producer(track.producer_id)
@@ -295,160 +282,7 @@ class Participant:
         self.changed()
         self.room.told_local_mute(track)
 
-    # ------------------------------------------------------------ receiving
-
-    def want(self, wanted: dict[str, Track]) -> None:
-        """The tracks that this participant should receive from now on."""
-        wanted = {sid: track for sid, track in wanted.items() if sid not in self.unservable}
-        if wanted.keys() == self.wanted.keys():
-            return
-        for sid in self.wanted.keys() - wanted.keys():
-            self.unsubscribe(self.wanted[sid])
-        self.wanted = wanted
-        self.downstream.poke()
-
-    def subscription(self, track: Track) -> Subscription:
-        existing = self.subscriptions.get(track.sid)
-        if existing is not None:
-            return existing
-        taken = {s.ssrc for s in self.subscriptions.values()}
-        ssrc = _new_ssrc(taken)
-        rtx = _new_ssrc(taken | {ssrc}) if track.kind is Kind.VIDEO else None
-        made = Subscription(self, track, new_id("consumer_"), ssrc, rtx)
-        self.subscriptions[track.sid] = made
-        track.subscriptions[self.sid] = made
-        self.room.owner.consumers[made.consumer_id] = made
-        self._apply_setting(made)
-        return made
-
-    def unsubscribe(self, track: Track) -> None:
-        subscription = self.subscriptions.pop(track.sid, None)
-        track.subscriptions.pop(self.sid, None)
-        self.downstream.release(track)
-        if subscription is not None:
-            self.room.owner.consumers.pop(subscription.consumer_id, None)
-        if subscription is not None and subscription.open:
-            self.room.post(CloseConsumer(subscription.consumer_id))
-            subscription.open = False
-
-    async def consume(self, subscription: Subscription, transport_id: str, section: sdp.Section) -> None:
-        """Media may flow into ``section``.  What the relay can't serve is told to the client."""
-        track = subscription.track
-        if track.producer_id is None or self.subscriptions.get(track.sid) is not subscription:
-            return
-        if not self.can_decode(track, section.codecs):
-            self._give_up(track)
-            return
-        encoding = EncodingParameters(ssrc=subscription.ssrc, rtx_ssrc=subscription.rtx_ssrc)
-        rtp = RtpParameters(section.mid, section.codecs, section.extensions, (encoding,))
-        subscription.open = True
-        self._apply_setting(subscription)
-        try:
-            await self.room.request(
-                Consume(
-                    transport_id,
-                    subscription.consumer_id,
-                    track.producer_id,
-                    rtp,
-                    paused=subscription.paused,
-                    spatial_layer=subscription.layer,
-                    priority=subscription.priority,
-                )
-            )
-        except SfuError as error:
-            subscription.open = False
-            log.info("a track can't be forwarded", track=track.sid, viewer=self.identity, code=error.code)
-            if error.code == "no_common_codec":
-                self._give_up(track)
-            return
-        if self.subscriptions.get(track.sid) is not subscription:
-            self.room.post(CloseConsumer(subscription.consumer_id))
-            return
-        self.room.subscribed(track)
-
-    def can_decode(self, track: Track, codecs: tuple[CodecParameters, ...]) -> bool:
-        """By the codec that is sent, not by all that its publisher might send.  RED can be taken off."""
-        sent = track.info.mime_type.lower()
-        offered = {codec.mime.lower() for codec in codecs}
-        return sent in offered or (sent == "audio/red" and "audio/opus" in offered)
-
-    def _give_up(self, track: Track) -> None:
-        self.cannot_subscribe(track)
-        self.unsubscribe(track)
-
-    def cannot_subscribe(self, track: Track) -> None:
-        """No codec in common: told once, not tried again."""
-        if track.sid in self.unservable:
-            return
-        self.unservable.add(track.sid)
-        self.wanted.pop(track.sid, None)
-        counters.refused("no_common_codec")
-        self.send(
-            rtc.SignalResponse(
-                subscription_response=rtc.SubscriptionResponse(
-                    track_sid=track.sid, err=models.SubscriptionError.SE_CODEC_UNSUPPORTED
-                )
-            )
-        )
-
-    def set_track(self, track: Track, setting: TrackSetting) -> None:
-        """``track_setting``: which picture size is wanted, or none for now."""
-        self.settings[track.sid] = setting
-        subscription = self.subscriptions.get(track.sid)
-        if subscription is not None:
-            self._apply_setting(subscription)
-
-    def _apply_setting(self, subscription: Subscription) -> None:
-        track = subscription.track
-        setting = self.settings.get(track.sid, TrackSetting())
-        layer = track.layer_for(setting)
-        paused, changed_layer = setting.disabled, layer != subscription.layer
-        changed_pause = paused != subscription.paused
-        subscription.layer, subscription.paused = layer, paused
-        if subscription.open:
-            if changed_layer:
-                self.room.post(SetLayer(subscription.consumer_id, layer))
-            if changed_pause:
-                self.room.post(SetConsumerPaused(subscription.consumer_id, paused))
-        self.set_priority(subscription, evaluation.priority(self.room, subscription, setting))
-        self.room.demand_changed(track)
-
-    def prioritize(self, subscription: Subscription) -> None:
-        """The room's answer may be another than before."""
-        setting = self.settings.get(subscription.track.sid, TrackSetting())
-        self.set_priority(subscription, evaluation.priority(self.room, subscription, setting))
-
-    def set_priority(self, subscription: Subscription, priority: int) -> None:
-        """Told to the relay only when it differs."""
-        if subscription.priority == priority:
-            return
-        subscription.priority = priority
-        if subscription.open:
-            self.room.post(SetConsumerPriority(subscription.consumer_id, priority))
-
-    def tell_stream_states(self, subscriptions: Iterable[Subscription]) -> None:
-        """Stands still or moves: because of this viewer's own line, or of its publisher's."""
-        states = [
-            rtc.StreamStateInfo(
-                participant_sid=subscription.track.publisher.sid,
-                track_sid=subscription.track.sid,
-                state=rtc.StreamState.PAUSED if subscription.still else rtc.StreamState.ACTIVE,
-            )
-            for subscription in subscriptions
-        ]
-        if states:
-            self.send(rtc.SignalResponse(stream_state_update=rtc.StreamStateUpdate(stream_states=states)))
-
-    def remind_stream_states(self) -> None:
-        """Once a second: a client forgets what it is told of a track that has not reached it yet."""
-        held = [s for s in self.subscriptions.values() if s.held and s.told < TOLD_ENOUGH]
-        for subscription in held:
-            subscription.told += 1
-        self.tell_stream_states(held)
-
-    def resume_stream_states(self) -> None:
-        """What was told on the lost WebSocket may not have arrived: freed ones too."""
-        self.tell_stream_states(s for s in self.subscriptions.values() if s.open)
+    # ------------------------------------------------------------ permissions
 
     def allows(self, viewer: Participant, track: Track) -> bool:
         """``subscription_permission`` of this publisher: absent means everybody."""
@@ -479,28 +313,14 @@ class Participant:
         self.state = STATE.DISCONNECTED
         for track in list(self.tracks.values()):
             for subscription in list(track.subscriptions.values()):
-                subscription.viewer.unsubscribe(track)
-                subscription.viewer.wanted.pop(track.sid, None)
-                subscription.viewer.downstream.poke()
+                subscription.viewer.reception.lose(track)
             self.room.forget_track(track)
             if track.producer_id is not None:
                 self.room.post(CloseProducer(track.producer_id))
                 self.room.forget_producer(track.producer_id)
                 self.room.unpublished(track)
         self.tracks.clear()
-        for subscription in list(self.subscriptions.values()):
-            self.room.owner.consumers.pop(subscription.consumer_id, None)
-            subscription.track.subscriptions.pop(self.sid, None)
-            self.room.demand_changed(subscription.track)
-        self.subscriptions.clear()
-        self.wanted.clear()
+        self.reception.close()
         for peer in (self.publisher, self.subscriber):
             if peer is not None and peer.opened is not None:
                 self.room.post(CloseTransport(peer.transport_id))
-
-
-def _new_ssrc(taken: set[int]) -> int:
-    while True:
-        ssrc = secrets.randbelow(2**32 - 2) + 1
-        if ssrc not in taken:
-            return ssrc

@@ -2,7 +2,7 @@
 
 ``AnsweringPeer`` answers the client's offers: the publisher of /rtc, or the only connection of /rtc/v1,
 where viewers' sections are the client's too.  ``OfferingPeer`` is the subscriber of /rtc, where we offer.
-Both pull what they should carry from ``participant.wanted`` and close the difference.
+Both pull what they should carry from ``participant.reception.wanted`` and close the difference.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class Peer:
                 slot.subscription = None
 
     def _drop_unwanted(self) -> None:
-        wanted = self.participant.wanted
+        wanted = self.participant.reception.wanted
         for slot in self.slots:
             if slot.subscription is not None and slot.subscription.track.sid not in wanted:
                 slot.subscription = None
@@ -119,7 +119,7 @@ class Peer:
         carried = {slot.subscription.track.sid for slot in self.slots if slot.subscription is not None}
         return [
             track
-            for sid, track in self.participant.wanted.items()
+            for sid, track in self.participant.reception.wanted.items()
             if sid not in carried and (kind is None or track.kind is kind)
         ]
 
@@ -186,7 +186,7 @@ class AnsweringPeer(Peer):
             )
             # Media may flow only once the client can know whose it is.
             for subscription, section in fresh:
-                await self.participant.consume(subscription, self.transport_id, section)
+                await self.participant.reception.consume(subscription, self.transport_id, section)
         self.poke()
 
     async def _answer_section(
@@ -262,10 +262,10 @@ class AnsweringPeer(Peer):
         codecs = offers.common_codecs(section)
         if slot.free:
             for track in self._pending(slot.kind):
-                if not self.participant.can_decode(track, codecs):
-                    self.participant.cannot_subscribe(track)
+                if not self.participant.reception.can_decode(track, codecs):
+                    self.participant.reception.cannot_subscribe(track)
                     continue
-                slot.subscription = self.participant.subscription(track)
+                slot.subscription = self.participant.reception.subscription(track)
                 slot.subscription.mid = slot.mid
                 break
         answer = offers.answer_media(section, codecs, "inactive")
@@ -379,8 +379,8 @@ class OfferingPeer(Peer):
     def _fill(self) -> None:
         for track in self._pending():
             codecs = offers.offer_media(track.kind, "").codecs
-            if not self.participant.can_decode(track, codecs):
-                self.participant.cannot_subscribe(track)
+            if not self.participant.reception.can_decode(track, codecs):
+                self.participant.reception.cannot_subscribe(track)
                 continue
             slot = self._free_slot(track)
             if slot is None:
@@ -388,7 +388,7 @@ class OfferingPeer(Peer):
                 self._next_mid += 1
                 self.slots.append(slot)
             slot.carried.add(track.sid)
-            slot.subscription = self.participant.subscription(track)
+            slot.subscription = self.participant.reception.subscription(track)
             slot.subscription.mid = slot.mid
 
     def _free_slot(self, track: Track) -> Slot | None:
@@ -446,7 +446,7 @@ class OfferingPeer(Peer):
                 if subscription is not None and not subscription.open and slot.direction == "sendonly":
                     codecs = offers.common_codecs(section)
                     agreed = replace(section, codecs=codecs, extensions=offers.common_extensions(section))
-                    await self.participant.consume(subscription, self.transport_id, agreed)
+                    await self.participant.reception.consume(subscription, self.transport_id, agreed)
             self._waiting = False
         if self._dirty:
             self._dirty = False
@@ -457,5 +457,5 @@ class OfferingPeer(Peer):
         counters.refused("section_by_client")
         slot.rejected, slot.direction = True, "inactive"
         if slot.subscription is not None:
-            self.participant.cannot_subscribe(slot.subscription.track)
+            self.participant.reception.cannot_subscribe(slot.subscription.track)
             slot.subscription = None

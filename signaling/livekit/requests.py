@@ -89,9 +89,9 @@ async def _subscription(participant: Participant, request: rtc.SignalRequest) ->
     sids = [*ask.track_sids, *(sid for item in ask.participant_tracks for sid in item.track_sids)]
     for sid in sids[:1_024]:
         if sid in participant.room.tracks:
-            participant.choices[sid] = ask.subscribe
+            participant.reception.choices[sid] = ask.subscribe
             if ask.subscribe:
-                participant.unservable.discard(sid)
+                participant.reception.unservable.discard(sid)
         elif ask.subscribe:
             participant.send(
                 rtc.SignalResponse(
@@ -133,7 +133,7 @@ async def _sync_state(participant: Participant, request: rtc.SignalRequest) -> N
     sids = [*ask.track_sids, *(sid for item in ask.participant_tracks for sid in item.track_sids)]
     for sid in sids[:1_024]:
         if sid in participant.room.tracks and ask.subscribe != participant.auto_subscribe:
-            participant.choices[sid] = ask.subscribe
+            participant.reception.choices[sid] = ask.subscribe
     participant.room.refresh_viewer(participant)
 
 

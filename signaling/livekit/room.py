@@ -93,10 +93,10 @@ class Room:
         taps.stop(self, track)
         self.tracks.pop(track.sid, None)
         for participant in self.participants.values():
-            participant.choices.pop(track.sid, None)
-            participant.settings.pop(track.sid, None)
-            participant.unservable.discard(track.sid)
-            participant.forbidden.discard(track.sid)
+            participant.reception.choices.pop(track.sid, None)
+            participant.reception.settings.pop(track.sid, None)
+            participant.reception.unservable.discard(track.sid)
+            participant.reception.forbidden.discard(track.sid)
 
     def index_producer(self, producer_id: str, track: Track) -> None:
         self.owner.producers[producer_id] = track
@@ -288,7 +288,7 @@ class Room:
         for sid in sids[:256]:
             track = self.tracks.get(sid)
             if track is not None:
-                viewer.set_track(track, setting)
+                viewer.reception.set_track(track, setting)
 
     # ------------------------------------------------------------ coming and going
 

@@ -206,7 +206,9 @@ class MediaRooms:
                     for codec in track.info.codecs:
                         codec.mime_type = event.mime
                     for viewer in track.publisher.room.participants.values():
-                        viewer.unservable.discard(track.sid)  # judged by the codec that was expected
+                        viewer.reception.unservable.discard(
+                            track.sid
+                        )  # judged by the codec that was expected
                     track.publisher.changed()
                     track.publisher.room.refresh()
             case TapStopped():
@@ -238,7 +240,7 @@ class MediaRooms:
             for track in participant.tracks.values():
                 for subscription in track.subscriptions.values():
                     if subscription.open:
-                        subscription.viewer.tell_stream_states([subscription])
+                        subscription.viewer.reception.tell_stream_states([subscription])
 
     def _hold(self, viewer: Participant, event: StreamStates) -> None:
         """The viewer's own line can't carry these any longer, or can again."""
@@ -249,7 +251,7 @@ class MediaRooms:
                 if subscription is not None and subscription.viewer is viewer and subscription.held != held:
                     subscription.held, subscription.told = held, 1
                     changed.append(subscription)
-        viewer.tell_stream_states(changed)
+        viewer.reception.tell_stream_states(changed)
 
     def _report(self, worker_id: str, report: Report) -> None:
         readings = measurements.Readings(report)
@@ -307,7 +309,7 @@ class MediaRooms:
             self.expel(participant, REASON.JOIN_FAILURE, ACTION.DISCONNECT, "join_failed")
             return
         participant.publisher.nudge()
-        participant.remind_stream_states()
+        participant.reception.remind_stream_states()
         if now - participant.token_refreshed_at > limits.refresh_token_s:
             participant.token_refreshed_at = now
             self.refresh_token(participant)

@@ -261,7 +261,7 @@ async def _update_subscriptions(
     sids = [*ask.track_sids, *(sid for item in ask.participant_tracks for sid in item.track_sids)]
     for sid in sids:
         if sid in participant.room.tracks:
-            participant.choices[sid] = ask.subscribe
+            participant.reception.choices[sid] = ask.subscribe
     participant.room.refresh()
     return api.UpdateSubscriptionsResponse()
 

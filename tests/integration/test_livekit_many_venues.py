@@ -102,7 +102,7 @@ class Meeting:
         """Of whom the viewer's consumers are open."""
         return {
             s.track.publisher.identity
-            for s in self.room.participants[viewer].subscriptions.values()
+            for s in self.room.participants[viewer].reception.subscriptions.values()
             if s.open and s.track.source == source
         }
 

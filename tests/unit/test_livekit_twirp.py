@@ -109,7 +109,7 @@ async def test_subscriptions_and_data(
     await service.update_subscriptions(
         api.UpdateSubscriptionsRequest(room="r", identity="bob", track_sids=[track.sid], subscribe=False)
     )
-    assert signal_server.media.rooms["r"].participants["bob"].choices == {track.sid: False}
+    assert signal_server.media.rooms["r"].participants["bob"].reception.choices == {track.sid: False}
     await service.send_data(
         api.SendDataRequest(
             room="r",
