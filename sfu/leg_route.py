@@ -32,6 +32,16 @@ _protect = lib.srtp_protect
 _PADDING = bytes(PADDING - 1) + bytes((PADDING,))
 
 
+def send_time(now_ms: float) -> int:
+    """Absolute send time: seconds, 6 bits and 18 after the point."""
+    return int(now_ms * 262.144) & 0xFFFFFF
+
+
+def _write_send_time(view: memoryview, at: int, value: int) -> None:
+    view[at] = value >> 16
+    _pack_u16(view, at + 1, value & 0xFFFF)
+
+
 class LegRoute(Route):
     """A route to a client."""
 
@@ -122,6 +132,7 @@ class LegRoute(Route):
         marker_type = packet.marker | payload_type
         transport_at = transport_seq = 0
         paced = self.paced and codec.rtx_type >= 0
+        now_ms = self.clock_ms()
         if block:
             _pack_header(view, 0, 0x90, marker_type, sequence, timestamp, self.ssrc)
             view[12:start] = block
@@ -129,6 +140,9 @@ class LegRoute(Route):
                 transport_at = 17 if block[0] == 0xBE else 18
                 if not paced:  # else it is numbered when it leaves
                     transport_seq = (leg.transport_seq + 1) & 0xFFFF
+            elif plan.send_time_at:
+                transport_at = -17 if block[0] == 0xBE else -18
+                transport_seq = send_time(now_ms)
         else:
             _pack_header(view, 0, 0x80, marker_type, sequence, timestamp, self.ssrc)
         view[start:end] = payload
@@ -147,7 +161,6 @@ class LegRoute(Route):
                 packet.tl0_at, tl0, block, transport_seq,
             )  # fmt: skip
         pacer = leg.pacer
-        now_ms = self.clock_ms()
         if pacer is not None and paced and not pacer.admits(end, now_ms):
             if pacer.put(self, bytes(view[:end]), start, transport_at):
                 leg.wake(leg)
@@ -174,9 +187,14 @@ class LegRoute(Route):
         self._send(end, transport_at, now_ms)
 
     def _send(self, end: int, transport_at: int, now_ms: float) -> bool:
-        """Number, remember, protect and send the plain packet that is in the buffer."""
+        """Number, remember, protect and send the plain packet that is in the buffer.
+
+        ``transport_at`` is the place of its transport-wide number or, negative, of its absolute send time.
+        """
         leg, buffer = self.leg, self.buffer
-        if transport_at:
+        if transport_at < 0:
+            _write_send_time(buffer.view, -transport_at, send_time(now_ms))
+        elif transport_at:
             leg.transport_seq = number = (leg.transport_seq + 1) & 0xFFFF
             _pack_u16(buffer.view, transport_at, number)
             leg.history.record(number, now_ms, end, leg.cluster)
@@ -223,6 +241,8 @@ class LegRoute(Route):
             )  # fmt: skip
             view[12 : at - 2] = block
             transport_at = 12 + plan.transport_at if plan.transport_at else 0
+            if plan.send_time_at:
+                transport_at = -12 - plan.send_time_at
             _pack_u16(view, at - 2, sequence)
         else:
             transport_at = 0
@@ -235,6 +255,8 @@ class LegRoute(Route):
             view[12:at] = block
             if block and binding.plan.transport_at:
                 _pack_u16(view, 17 if block[0] == 0xBE else 18, sent.transport_seq)
+            elif block and binding.plan.send_time_at:
+                _write_send_time(view, 17 if block[0] == 0xBE else 18, sent.transport_seq)
         end = at + len(sent.payload)
         if end > MAX_PLAIN:
             self.drops.count(DropReason.OVERSIZE)

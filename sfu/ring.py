@@ -21,7 +21,7 @@ class Sent(NamedTuple):
     tl0_at: int
     tl0: int
     extension: bytes
-    transport_seq: int
+    transport_seq: int  # or the absolute send time, where the receiver has that instead
 
 
 class Ring:
