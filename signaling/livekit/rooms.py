@@ -206,9 +206,8 @@ class MediaRooms:
                     for codec in track.info.codecs:
                         codec.mime_type = event.mime
                     for viewer in track.publisher.room.participants.values():
-                        viewer.reception.unservable.discard(
-                            track.sid
-                        )  # judged by the codec that was expected
+                        # Judged by the codec that was expected.
+                        viewer.reception.unservable.discard(track.sid)
                     track.publisher.changed()
                     track.publisher.room.refresh()
             case TapStopped():
