@@ -15,7 +15,7 @@ help:
 	@echo "make test   install what the tests need and run the whole suite"
 	@echo "make check  format, lint, types, import rules, unit tests, front-end types and tests"
 	@echo "make setup  environment and pages only"
-	@echo "make bench  what packets, 122 venues and films cost on this machine"
+	@echo "make bench  measure against Janus on this machine, into bench/RESULTS.md"
 
 run: setup
 	@exec .venv/bin/lianxin serve $(RUN_ARGS)
@@ -84,7 +84,7 @@ test: test-setup lint types imports web-check
 	@$(PY) -m pytest tests
 
 bench: .venv/.dev
-	@for script in relay_cpu many_venues compose_speed; do echo "== $$script"; $(PY) bench/$$script.py; done
+	@$(PY) -m bench.run $(BENCH_ARGS)
 
 clean:
 	@rm -rf .venv web/node_modules web/dist build *.egg-info

@@ -1,4 +1,4 @@
-"""ICE (controlling, towards a lite agent) and DTLS-SRTP (client) of one load leg: just enough, then C takes over."""
+"""ICE (controlling, one pair) and DTLS-SRTP (client) of one load leg: just enough, then C takes over."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Remote:
 
 
 def remote_of(sdp: str) -> Remote:
-    """Of a lite agent with one component; UDP host candidates only."""
+    """One component; the UDP host candidate of the highest priority."""
     candidates = re.findall(r"a=candidate:\S+ 1 udp (\d+) (\S+) (\d+) typ host", sdp, re.IGNORECASE)
     _, host, port = max(((int(p), h, q) for p, h, q in candidates if ":" not in h))
     found = {name: re.search(rf"a=ice-{name}:(\S+)", sdp) for name in ("ufrag", "pwd")}
@@ -83,43 +83,73 @@ class Leg:
         self.ufrag, self.pwd = secrets.token_hex(4), secrets.token_hex(12)
         self.sock: socket.socket | None = None
 
-    async def connect(self, remote: Remote, profile: str = "SRTP_AEAD_AES_128_GCM") -> tuple[SrtpKeys, bytes]:
-        """Raises TimeoutError.  The consent check may be sent again and again as it is."""
+    def bind(self, host: str) -> str:
+        """For a server that wants our candidate beforehand (Janus); the line of the SDP."""
+        sock = self._open()
+        sock.bind((host, 0))
+        return f"a=candidate:1 1 udp 2130706431 {host} {sock.getsockname()[1]} typ host"
+
+    def _open(self) -> socket.socket:
         sock = self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         sock.setblocking(False)
         for option in (33, 8):  # SO_RCVBUFFORCE needs privileges, SO_RCVBUF is capped
             with contextlib.suppress(PermissionError):
                 sock.setsockopt(socket.SOL_SOCKET, option, 2 << 20)
                 break
+        return sock
+
+    async def connect(self, remote: Remote, profile: str = "SRTP_AEAD_AES_128_GCM") -> tuple[SrtpKeys, bytes]:
+        """Raises TimeoutError.  The consent check may be sent again and again as it is."""
+        sock = self.sock or self._open()
         sock.connect((remote.host, remote.port))
-        check = self._check(remote)
-        await self._ask(check)
+        check = await self._ask(remote)
         return await self._handshake(profile), check
 
-    def _check(self, remote: Remote) -> bytes:
+    def _check(self, remote: Remote, controlling: bool) -> bytes:
         request = stun.Message(message_method=stun.Method.BINDING, message_class=stun.Class.REQUEST)
         request.attributes["USERNAME"] = f"{remote.ufrag}:{self.ufrag}"
         request.attributes["PRIORITY"] = 2130706431
-        request.attributes["ICE-CONTROLLING"] = secrets.randbits(63)
-        request.attributes["USE-CANDIDATE"] = None
+        request.attributes["ICE-CONTROLLING" if controlling else "ICE-CONTROLLED"] = secrets.randbits(63)
+        if controlling:
+            request.attributes["USE-CANDIDATE"] = None
         request.add_message_integrity(remote.pwd.encode())
         request.add_fingerprint()
         return bytes(request)
 
     async def _receive(self, timeout_s: float) -> bytes:
+        """The next datagram that is not a check of the server's; those are answered: Janus is full ICE."""
         assert self.sock is not None
         loop = asyncio.get_running_loop()
-        return await asyncio.wait_for(loop.sock_recv(self.sock, 2048), timeout_s)
+        async with asyncio.timeout(timeout_s):
+            while True:
+                datagram = await loop.sock_recv(self.sock, 2048)
+                if datagram[:2] != b"\x00\x01":
+                    return datagram
+                request = stun.parse_message(datagram)
+                answer = stun.Message(
+                    message_method=stun.Method.BINDING,
+                    message_class=stun.Class.RESPONSE,
+                    transaction_id=request.transaction_id,
+                    attributes={"XOR-MAPPED-ADDRESS": self.sock.getpeername()},
+                )
+                answer.add_message_integrity(self.pwd.encode())
+                answer.add_fingerprint()
+                self.sock.send(bytes(answer))
 
-    async def _ask(self, check: bytes) -> None:
+    async def _ask(self, remote: Remote) -> bytes:
+        """The check that was answered.  A full agent that has made the offer controls (RFC 8445 §6.1.1)."""
         assert self.sock is not None
+        check = self._check(remote, controlling=True)
         for _ in range(TRIES):
             with contextlib.suppress(ConnectionRefusedError):
                 self.sock.send(check)
                 with contextlib.suppress(TimeoutError):
                     answer = await self._receive(RETRY_S)
                     if answer[:2] == b"\x01\x01":
-                        return
+                        return check
+                    if answer[:2] == b"\x01\x11":
+                        failed = stun.parse_message(answer).attributes.get("ERROR-CODE", (0, ""))
+                        check = self._check(remote, controlling=failed[0] != 487)
             await asyncio.sleep(0.02)
         raise TimeoutError("no answer to our STUN checks")
 

@@ -65,7 +65,7 @@ class LoadCounts(Structure):
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """How a stream looks.  ``size`` in bytes of the plain RTP packet; ``gap_us`` between a frame's packets."""
+    """How a stream looks.  ``size``: bytes of the plain RTP packet; ``gap_us`` between a frame's packets."""
 
     video: bool
     frames_per_s: int
@@ -111,7 +111,7 @@ def library() -> Any:
     loaded.load_read_delays.argtypes = [c_void_p, POINTER(c_uint32)]
     loaded.floor_run.restype = c_double
     loaded.floor_run.argtypes = [
-        POINTER(Calls), POINTER(c_void_p), POINTER(ctypes.c_uint16), c_int, c_int, c_int, c_int, c_int, c_uint32,
+        POINTER(Calls), POINTER(c_void_p), POINTER(ctypes.c_uint16), *[c_int] * 5, c_uint32,
     ]  # fmt: skip
     return loaded
 
@@ -148,7 +148,9 @@ class Engine:
         for sock, _ in self._kept:
             sock.close()
 
-    def add_leg(self, sock: socket.socket, keys: SrtpKeys, consent: bytes, twcc_id: int, rtx_type: int) -> int:
+    def add_leg(
+        self, sock: socket.socket, keys: SrtpKeys, consent: bytes, twcc_id: int, rtx_type: int
+    ) -> int:
         srtp = SrtpLeg(keys)
         self._kept.append((sock, srtp))
         sessions = Sessions(
@@ -210,7 +212,7 @@ def _quantile(buckets: list[int], share: float) -> float:
 
 
 def floor_us(legs: int = 20, packets: int = 10, size: int = 1112, rounds: int = 200) -> float:
-    """µs of CPU per packet for encrypting and sending alone (AES-128-GCM, UDP GSO); raises OSError without GSO."""
+    """µs of CPU per packet for encrypting (AES-128-GCM) and sending alone.  Raises OSError without UDP GSO."""
     keys = [SrtpKeys("aead_aes_128_gcm", bytes(28), bytes([n]) * 28) for n in range(legs)]
     sessions = [open_session(k.profile, k.send, outbound=True) for k in keys]
     sinks = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in keys]
@@ -235,7 +237,9 @@ def floor_us(legs: int = 20, packets: int = 10, size: int = 1112, rounds: int = 
         calls = srtp_calls()
         handles = (c_void_p * legs)(*(_address(s._srtp[0]) for s in sessions))
         ports = (ctypes.c_uint16 * legs)(*(sink.getsockname()[1] for sink in sinks))
-        spent = library().floor_run(byref(calls), handles, ports, legs, packets, size, rounds, 30_000 // 4, 0x7F000001)
+        spent = library().floor_run(
+            byref(calls), handles, ports, legs, packets, size, rounds, 30_000 // 4, 0x7F000001
+        )
     finally:
         stop.set()
         drainer.join()

@@ -24,6 +24,7 @@ from bench.load.lianxin import (
     VIDEO_TYPE,
     Section,
 )
+from bench.load.servers import media_address
 
 ROOM = 1234
 Json = dict[str, Any]
@@ -36,6 +37,7 @@ class Api:
         self._ws = ws
         self._answers: dict[str, asyncio.Future[Json]] = {}
         self._session = 0
+        self._up: dict[int, asyncio.Event] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
     @classmethod
@@ -68,6 +70,10 @@ class Api:
             raise RuntimeError(f"janus: {said['error']}")
         return answer
 
+    async def up(self, handle: int) -> None:
+        """Until Janus has seen the end of the handshake: before it, a publisher is not in the room."""
+        await asyncio.wait_for(self._up.setdefault(handle, asyncio.Event()).wait(), 20)
+
     async def _request(self, wanted: str, **message: Any) -> Json:
         transaction = secrets.token_hex(6)
         future = self._answers[f"{wanted} {transaction}"] = asyncio.get_running_loop().create_future()
@@ -79,6 +85,8 @@ class Api:
             if frame.type is not WSMsgType.TEXT:
                 break
             message = frame.json()
+            if message["janus"] == "webrtcup":
+                self._up.setdefault(message["sender"], asyncio.Event()).set()
             future = self._answers.pop(f"{message['janus']} {message.get('transaction')}", None)
             if future is not None and not future.done():
                 future.set_result(message)
@@ -112,7 +120,12 @@ class Client:
         """Joins and sends what was added."""
         self.handle = await api.attach()
         await api.message(
-            self.handle, request="join", ptype="publisher", room=ROOM, id=self.number_in_room, display=self.name
+            self.handle,
+            request="join",
+            ptype="publisher",
+            room=ROOM,
+            id=self.number_in_room,
+            display=self.name,
         )
         sections = [
             Section(str(i), "video" if p.video else "audio", self.engine.new_ssrc(), cid)
@@ -121,6 +134,7 @@ class Client:
         jsep = {"type": "offer", "sdp": self._describe(sections)}
         answer = await api.message(self.handle, jsep, request="configure", keyframe=False)
         await self._connect(answer["jsep"]["sdp"], RTX_TYPE, TWCC_ID)
+        await api.up(self.handle)
         for section, (cid, pattern, phase_s) in zip(sections, self._patterns, strict=True):
             self.streams[cid] = self.engine.add_stream(
                 self.number, pattern, section.ssrc, VIDEO_TYPE if pattern.video else AUDIO_TYPE,
@@ -131,15 +145,16 @@ class Client:
         """``feeds``: publishers' numbers, or stream descriptions of the videoroom."""
         self.handle = await api.attach()
         streams = [feed if isinstance(feed, dict) else {"feed": feed} for feed in feeds]
-        offered = await api.message(self.handle, request="join", ptype="subscriber", room=ROOM, streams=streams)
+        offered = await api.message(
+            self.handle, request="join", ptype="subscriber", room=ROOM, streams=streams
+        )
         offer = offered["jsep"]["sdp"]
         jsep = {"type": "answer", "sdp": self._answer(offer)}
         rtx = re.search(r"a=rtpmap:(\d+) rtx/", offer)
         twcc = re.search(rf"a=extmap:(\d+)\S* {re.escape(TWCC)}", offer)
-        await asyncio.gather(
-            api.message(self.handle, jsep, request="start", room=ROOM),
-            self._connect(offer, int(rtx.group(1)) if rtx else 0, int(twcc.group(1)) if twcc else 0),
-        )
+        await api.message(self.handle, jsep, request="start", room=ROOM)
+        await self._connect(offer, int(rtx.group(1)) if rtx else 0, int(twcc.group(1)) if twcc else 0)
+        await api.up(self.handle)
 
     def set_streams(self, on: bool) -> None:
         for stream in self.streams.values():
@@ -150,17 +165,31 @@ class Client:
         assert self.leg.sock is not None
         self.number = self.engine.add_leg(self.leg.sock, keys, check, twcc_id, rtx_type)
 
+    def _candidate(self) -> list[str]:
+        """libnice checks the path itself before it lets media through."""
+        return [self.leg.bind(media_address()), "a=end-of-candidates"]
+
     def _describe(self, sections: Sequence[Section]) -> str:
         lines = ["v=0", "o=- 1 1 IN IP4 127.0.0.1", "s=-", "t=0 0"]
         lines.append("a=group:BUNDLE " + " ".join(section.mid for section in sections))
+        candidate = self._candidate()
         for section in sections:
-            lines += section.lines(self.leg)
+            lines += [*section.lines(self.leg), *candidate]
         return "\r\n".join(lines) + "\r\n"
 
     def _answer(self, offer: str) -> str:
         """What Janus offers, accepted line by line."""
+        candidate = self._candidate()
         head, *sections = re.split(r"(?=^m=)", offer, flags=re.MULTILINE)
-        drop = ("a=ice-", "a=fingerprint", "a=candidate", "a=end-of-candidates", "a=ssrc", "a=msid", "a=setup")
+        drop = (
+            "a=ice-",
+            "a=fingerprint",
+            "a=candidate",
+            "a=end-of-candidates",
+            "a=ssrc",
+            "a=msid",
+            "a=setup",
+        )
         lines = [line for line in head.splitlines() if not line.startswith(("a=ice", "a=fingerprint"))]
         for section in sections:
             for line in section.splitlines():
@@ -170,5 +199,6 @@ class Client:
             lines += [
                 f"a=ice-ufrag:{self.leg.ufrag}", f"a=ice-pwd:{self.leg.pwd}",
                 f"a=fingerprint:sha-256 {identity().fingerprint}", "a=setup:active",
+                *candidate,
             ]  # fmt: skip
         return "\r\n".join(lines) + "\r\n"

@@ -33,7 +33,11 @@ CODECS = {
         "a=rtpmap:97 rtx/90000",
         "a=fmtp:97 apt=96",
     ],
-    "audio": ["a=rtpmap:111 opus/48000/2", "a=rtcp-fb:111 transport-cc", "a=fmtp:111 minptime=10;useinbandfec=1"],
+    "audio": [
+        "a=rtpmap:111 opus/48000/2",
+        "a=rtcp-fb:111 transport-cc",
+        "a=fmtp:111 minptime=10;useinbandfec=1",
+    ],
 }
 
 
@@ -50,7 +54,8 @@ class Section:
         formats = "96 97" if self.kind == "video" else "111"
         lines = [
             f"m={self.kind} 9 UDP/TLS/RTP/SAVPF {formats}", "c=IN IP4 0.0.0.0", f"a=mid:{self.mid}",
-            f"a=ice-ufrag:{leg.ufrag}", f"a=ice-pwd:{leg.pwd}", f"a=fingerprint:sha-256 {identity().fingerprint}",
+            f"a=ice-ufrag:{leg.ufrag}", f"a=ice-pwd:{leg.pwd}",
+            f"a=fingerprint:sha-256 {identity().fingerprint}",
             "a=setup:active", "a=rtcp-mux", "a=rtcp-rsize", "a=sendonly" if self.ssrc else "a=recvonly",
             *(f"a=extmap:{number} {URIS[number]}" for number in EXTENSIONS[self.kind]), *CODECS[self.kind],
         ]  # fmt: skip
@@ -105,7 +110,9 @@ class Client:
 
     async def publish(self, cid: str, pattern: Pattern, source: int, phase_s: float = 0) -> None:
         kind = "video" if pattern.video else "audio"
-        self.sections.append(Section(str(len(self.sections)), kind, self.engine.new_ssrc(), f"{self.name}-{cid}"))
+        self.sections.append(
+            Section(str(len(self.sections)), kind, self.engine.new_ssrc(), f"{self.name}-{cid}")
+        )
         self._patterns[f"{self.name}-{cid}"] = (pattern, phase_s)
         if self.ws is not None:
             await self._announce(cid=f"{self.name}-{cid}")

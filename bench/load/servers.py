@@ -1,4 +1,4 @@
-"""The servers under test, started as an operator would: `lianxin serve` with one worker, and Debian's Janus."""
+"""The servers under test, started as an operator does: `lianxin serve` with one worker, Debian's Janus."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ import aiohttp
 import psutil
 
 from bench.load.cpu import cpu_ns
-from core.config import MediaConfig
 from sfu.interfaces import interface_addresses
 from signaling.livekit.token import ApiKeys, Grants
 
@@ -72,9 +71,18 @@ class Server:
                     values[name] = float(value)
         return values
 
-
-def has_native() -> bool:
-    return "native" in MediaConfig.model_fields
+    async def relay_is_native(self) -> bool:
+        """What the workers say, which report once a second."""
+        async with asyncio.timeout(10):
+            while True:
+                said = [
+                    v
+                    for k, v in (await self.metrics()).items()
+                    if k.startswith("lianxin_worker_relay_native")
+                ]
+                if said:
+                    return all(value == 1 for value in said)
+                await asyncio.sleep(0.2)
 
 
 @asynccontextmanager
@@ -91,7 +99,7 @@ async def lianxin(
             "LIANXIN_LIMITS__WEBSOCKETS_PER_ADDRESS": "2000",
             "LIANXIN_LIMITS__CONNECTIONS_PER_ADDRESS": "4000",
             "LIANXIN_LIMITS__PARTICIPANTS_PER_ROOM": "1500",
-            **({"LIANXIN_MEDIA__NATIVE": "true" if native else "false"} if has_native() else {}),
+            "LIANXIN_MEDIA__NATIVE": "true" if native else "false",
             **(environ or {}),
         }
         arguments = [
@@ -145,7 +153,6 @@ media: {{
   {media}
 }}
 nat: {{
-  ice_lite = true
   ice_enforce_list = "{address}"
 }}
 plugins: {{ disable = "{other_plugins}" }}
