@@ -31,6 +31,17 @@ class Consumer:
     def kind(self) -> Kind:
         return self.producer.kind
 
+    @property
+    def layer(self) -> int:
+        """The spatial layer that is sent, -1 = nothing."""
+        feed = self.route.feed
+        if feed is None:
+            return -1
+        if not self.producer.layered:
+            return feed.index
+        highest = max((layer for layer, size in enumerate(feed.layer_bytes) if size), default=0)
+        return min(self.route.spatial, highest)
+
     def ready(self) -> bool:
         return True
 

@@ -135,7 +135,7 @@ class Statistics:
         since.at_ms, since.bytes, since.expected = now_ms, size, route.packets
         return ConsumerReport(
             consumer.consumer_id, consumer.kind, rate, route.packets, route.bytes, loss,
-            consumer.rtt_ms, route.feed.index if route.feed is not None else -1,
+            consumer.rtt_ms, consumer.layer,
         )  # fmt: skip
 
     def _counters(self, media: MediaPlane) -> list[Counter]:

@@ -112,7 +112,9 @@ async def test_down_at_any_picture_up_at_a_key_frame(sfu_bench: Bench, kind: str
     sfu_bench.do(SetLayer("c", 1, 2))
     assert [m for m in meeting.pub.feedback() if isinstance(m, KeyFrameWanted)] == [KeyFrameWanted(1000)]
     assert len(await meeting.frames(2)) == 4
+    assert sfu_bench.media.report()[1][0].spatial_layer == 0
     assert len(await meeting.frames(2, key=True)) == 8
+    assert sfu_bench.media.report()[1][0].spatial_layer == 1
     meeting.check_continuous()
 
 
