@@ -77,6 +77,15 @@ def age_ms(ancillary: list[tuple[int, int, bytes]]) -> float:
     return float(age) if 0.0 < age < MAX_AGE_MS else 0.0
 
 
+def enlarge_buffers(sock: socket.socket) -> None:
+    for option, forced in ((socket.SO_RCVBUF, SO_RCVBUFFORCE), (socket.SO_SNDBUF, SO_SNDBUFFORCE)):
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, forced, SOCKET_BUFFER)
+        except OSError:
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER)
+
+
 class PythonRelay:
     """Reads and writes the worker's UDP socket.  ``clock_ms`` is like ``epoch_clock_ms``."""
 
@@ -114,12 +123,7 @@ class PythonRelay:
         self.nacks_sent = self.nacks_in = 0
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        for option, forced in ((socket.SO_RCVBUF, SO_RCVBUFFORCE), (socket.SO_SNDBUF, SO_SNDBUFFORCE)):
-            try:
-                self._sock.setsockopt(socket.SOL_SOCKET, forced, SOCKET_BUFFER)
-            except OSError:
-                with contextlib.suppress(OSError):
-                    self._sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER)
+        enlarge_buffers(self._sock)
         self._loop = loop
         loop.add_reader(self._sock.fileno(), self._on_readable)
 
