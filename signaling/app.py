@@ -136,7 +136,11 @@ async def _hang_up(app: web.Application) -> None:
 @asynccontextmanager
 async def _measurements(app: web.Application) -> AsyncIterator[None]:
     node = app[keys.NODE]
-    collectors = [metrics.WorkerCollector(app[health.LEDGER], lambda: node.worker_ids), _gauges(app)]
+    collectors = [
+        metrics.WorkerCollector(app[health.LEDGER], lambda: node.worker_ids),
+        metrics.LineCollector(lambda: health.lines(app)),
+        _gauges(app),
+    ]
     for collector in collectors:
         counters.REGISTRY.register(collector)
     watch = asyncio.create_task(metrics.watch_loop(), name="loop delay")

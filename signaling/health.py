@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from collections.abc import Iterator
 from typing import Any
 
 from aiohttp import web
@@ -15,6 +16,7 @@ from core import counters
 from core.errors import Forbidden, LianxinError
 from signaling import keys
 from signaling.http import client_address, within
+from signaling.livekit.lines import Judgement
 from signaling.metrics import WorkerLedger
 from signaling.openapi import operation
 from signaling.replies import json_response
@@ -151,6 +153,13 @@ async def view(app: web.Application) -> StatusView:
 def participant_count(app: web.Application) -> int:
     """Participants of all LiveKit rooms, hidden ones included."""
     return sum(len(room.participants) for room in app[keys.MEDIA_ROOMS].rooms.values())
+
+
+def lines(app: web.Application) -> Iterator[Judgement]:
+    """Of all participants of all LiveKit rooms."""
+    for room in app[keys.MEDIA_ROOMS].rooms.values():
+        for participant in room.participants.values():
+            yield participant.line
 
 
 def room_count(app: web.Application) -> int:

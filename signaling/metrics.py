@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 
 from core import counters
 from sfu.messages import Event, Report
+from signaling.livekit.lines import WORDS, Judgement
 
 Labels = tuple[tuple[str, str], ...]
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a time series each, that nobody asks for
@@ -229,6 +230,30 @@ class WorkerCollector(Collector):
             restarts.add_metric([worker_id], self._ledger.restarts.get(worker_id, 0))
         yield up
         yield restarts
+
+
+class LineCollector(Collector):
+    """What is wrong with participants' lines now.  By fault, not by venue: that bounds the labels."""
+
+    def __init__(self, lines: Callable[[], Iterable[Judgement]]) -> None:
+        self._lines = lines
+
+    def collect(self) -> Iterable[Metric]:
+        found = dict.fromkeys(WORDS, 0)
+        held = 0
+        for line in self._lines():
+            held += line.facts.held
+            for cause in line.reasons:
+                found[cause.code] += 1
+        faults = GaugeMetricFamily(
+            "lianxin_line_faults", "Participants whose line has this fault now.", labels=["fault"]
+        )
+        for code, count in found.items():
+            faults.add_metric([code], count)
+        yield faults
+        yield GaugeMetricFamily(
+            "lianxin_pictures_held", "Pictures that wait because a participant's line is too narrow.", held
+        )
 
 
 class Gauges(Collector):

@@ -7,7 +7,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from sfu.messages import ConsumerReport, Counter, LayerReport, ProducerReport, Report
 from sfu.params import Kind
-from signaling.metrics import WorkerCollector, WorkerLedger, families
+from signaling.livekit.lines import WORDS, Judgement, LineFacts, judge
+from signaling.metrics import LineCollector, WorkerCollector, WorkerLedger, families
 
 IN = (("direction", "in"), ("kind", "audio"))
 
@@ -107,3 +108,17 @@ def test_families_have_prometheus_names_types_and_help() -> None:
 
 def test_a_name_that_prometheus_can_not_have_is_left_out() -> None:
     assert list(families({"bad-name": {(): 1.0}})) == []
+
+
+def test_lines_are_counted_by_fault_whoever_has_it() -> None:
+    lossy, narrow = LineFacts(loss_up=0.2, over_tcp=True), LineFacts(held=2)
+    lines = [judge(Judgement(), facts, frozenset(), 0.0) for facts in (lossy, lossy, narrow, LineFacts())]
+    registry = CollectorRegistry()
+    registry.register(LineCollector(lambda: lines))
+    text = generate_latest(registry).decode()
+    samples = {f.name: f.samples for f in text_string_to_metric_families(text)}
+    faults = {s.labels["fault"]: s.value for s in samples["lianxin_line_faults"]}
+    assert {code for code, count in faults.items() if count} == {"loss_up", "tcp", "held"}
+    assert (faults["loss_up"], faults["held"]) == (2, 1)
+    assert set(faults) == set(WORDS)
+    assert samples["lianxin_pictures_held"][0].value == 2
