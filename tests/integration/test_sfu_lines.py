@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
 import pytest
@@ -154,22 +154,29 @@ async def test_another_address_is_followed_without_a_new_join(
     assert not [f for f in ann.facts + bob.facts if f["fact"] == "reconnecting"]
 
 
-@pytest.fixture
-def no_udp(netns: Namespace) -> Iterator[None]:
-    """Clients in the namespace can't send UDP."""
-    rule = ["ip", "-n", netns.name, "rule", "add", "ipproto", "udp", "priority", "1", "blackhole"]
+@contextmanager
+def no_udp(namespace: Namespace) -> Iterator[None]:
+    """Clients in the namespace can't even send UDP: their kernel refuses."""
+    rule = ["ip", "-n", namespace.name, "rule", "add", "ipproto", "udp", "priority", "1", "blackhole"]
     subprocess.run(rule, check=True, capture_output=True, timeout=20)
-    yield
-    rule[4] = "delete"
-    subprocess.run(rule, check=True, capture_output=True, timeout=20)
+    try:
+        yield
+    finally:
+        rule[4] = "delete"
+        subprocess.run(rule, check=True, capture_output=True, timeout=20)
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("single", [True, False], ids=["rtc_v1", "rtc"])
+@pytest.mark.parametrize(("single", "refused"), [(True, False), (False, True)], ids=["rtc_v1", "rtc"])
 async def test_sdk_clients_without_udp_see_and_hear_each_other_over_tcp(
-    netns: Namespace, no_udp: None, sdk_client: StartClient, single: bool
+    netns: Namespace, sdk_client: StartClient, single: bool, refused: bool
 ) -> None:
-    async with site_over_a_line(netns.server_address, tcp_port=0) as site:
+    """UDP is swallowed without a word on the way, or refused."""
+    async with AsyncExitStack() as stack:
+        site = await stack.enter_async_context(site_over_a_line(netns.server_address, tcp_port=0))
+        site.line.dark = True
+        if refused:
+            stack.enter_context(no_udp(netns))
         await two_venues(site, sdk_client, single)
 
         def all_over_tcp(event: object) -> bool:
