@@ -285,7 +285,7 @@ async def serve(venues: int, limit_s: float, profile: Path | None) -> None:
             await phase("30 s of changing speakers", talk)
             room = server.media.rooms.get(meeting)
             if room is not None:
-                subscriptions = sorted(len(p.subscriptions) for p in room.participants.values())
+                subscriptions = sorted(len(p.reception.subscriptions) for p in room.participants.values())
                 published = sum(t.published for t in room.tracks.values())
                 print(
                     f"in the room {len(room.participants)}, tracks {published}, subscriptions a viewer "
