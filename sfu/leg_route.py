@@ -232,7 +232,8 @@ class LegRoute(Route):
         view = self.buffer.view
         if rtx_type >= 0:
             plan = binding.rtx_plan
-            block = plan.plain
+            # with what was passed on: dependency descriptor and rotation belong to the frame, not to its way
+            block = sent.extension if plan.plain == binding.plan.plain else plan.plain
             at = 12 + len(block) + 2
             self.rtx_sequence = (self.rtx_sequence + 1) & 0xFFFF
             _pack_header(
@@ -240,9 +241,11 @@ class LegRoute(Route):
                 sent.timestamp, self.rtx_ssrc,
             )  # fmt: skip
             view[12 : at - 2] = block
-            transport_at = 12 + plan.transport_at if plan.transport_at else 0
+            transport_at = 17 if block[:1] == b"\xbe" else 18
             if plan.send_time_at:
-                transport_at = -12 - plan.send_time_at
+                transport_at = -transport_at
+            elif not plan.transport_at:
+                transport_at = 0
             _pack_u16(view, at - 2, sequence)
         else:
             transport_at = 0

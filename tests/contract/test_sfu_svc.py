@@ -93,6 +93,16 @@ async def test_upper_layer_is_left_out_and_the_marker_moves_down(sfu_bench: Benc
     (again,) = meeting.sub.received()
     assert (again.ssrc, again.marker) == (2001, True)
     assert again.payload == struct.pack("!H", got[-1].sequence) + got[-1].payload
+    # receivers that find a frame's references by its descriptor need it here, too
+    assert again.elements.get(DD_DOWN) == got[-1].elements.get(DD_DOWN)
+    assert (DD_DOWN in again.elements) is meeting.described
+    first = struct.unpack("!H", got[-1].elements[2])[0]
+    assert struct.unpack("!H", again.elements[2])[0] == (first + 1) & 0xFFFF
+    meeting.sub.send_rtcp(rtcp.nack(5, 2000, [got[0].sequence]))  # a long descriptor: the two-byte form
+    await sfu_bench.settle()
+    (again,) = meeting.sub.received()
+    assert again.elements.get(DD_DOWN) == got[0].elements.get(DD_DOWN)
+    assert struct.unpack("!H", again.elements[2])[0] == (first + 2) & 0xFFFF
 
 
 async def test_down_at_any_picture_up_at_a_key_frame(sfu_bench: Bench, kind: str) -> None:
