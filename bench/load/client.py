@@ -16,7 +16,7 @@ from aioice import stun
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from OpenSSL import SSL, crypto
+from OpenSSL import SSL
 
 from sfu.params import SrtpKeys
 
@@ -52,8 +52,8 @@ def remote_of(sdp: str) -> Remote:
 class Identity:
     """One certificate for all load clients: making and checking many would measure nothing."""
 
-    key: crypto.PKey
-    certificate: crypto.X509
+    key: ec.EllipticCurvePrivateKey
+    certificate: x509.Certificate
     fingerprint: str
 
 
@@ -73,7 +73,7 @@ def identity() -> Identity:
         .sign(key, hashes.SHA256())
     )
     fingerprint = made.fingerprint(hashes.SHA256()).hex(":").upper()
-    return Identity(crypto.PKey.from_cryptography_key(key), crypto.X509.from_cryptography(made), fingerprint)
+    return Identity(key, made, fingerprint)
 
 
 class Leg:
@@ -102,8 +102,12 @@ class Leg:
         """Raises TimeoutError.  The consent check may be sent again and again as it is."""
         sock = self.sock or self._open()
         sock.connect((remote.host, remote.port))
-        check = await self._ask(remote)
-        return await self._handshake(profile), check
+        try:
+            check = await self._ask(remote)
+            return await self._handshake(profile), check
+        except BaseException:
+            sock.close()
+            raise
 
     def _check(self, remote: Remote, controlling: bool) -> bytes:
         request = stun.Message(message_method=stun.Method.BINDING, message_class=stun.Class.REQUEST)

@@ -212,7 +212,7 @@ def _quantile(buckets: list[int], share: float) -> float:
 
 
 def floor_us(legs: int = 20, packets: int = 10, size: int = 1112, rounds: int = 200) -> float:
-    """µs of CPU per packet for encrypting (AES-128-GCM) and sending alone.  Raises OSError without UDP GSO."""
+    """µs of CPU per packet for encrypting (AES-128-GCM) and sending alone.  OSError without UDP GSO."""
     keys = [SrtpKeys("aead_aes_128_gcm", bytes(28), bytes([n]) * 28) for n in range(legs)]
     sessions = [open_session(k.profile, k.send, outbound=True) for k in keys]
     sinks = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in keys]

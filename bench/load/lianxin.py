@@ -101,6 +101,7 @@ class Client:
         }
         self.ws = await http.ws_connect(f"{url}/rtc/v1", params=query, max_msg_size=2**24)
         self._tasks.append(asyncio.create_task(self._read(self.ws)))
+        self._tasks[0].add_done_callback(lambda _: self._changed.set())
         self._tasks.append(asyncio.create_task(self._ping()))
         if not self.sections:
             self._add("audio")
@@ -140,9 +141,13 @@ class Client:
         await self.ws.send_bytes(rtc.SignalRequest(**message).SerializeToString())
 
     async def until(self, condition: Any, timeout_s: float = 60) -> None:
+        """Raises what ended the reader, and TimeoutError."""
         async with asyncio.timeout(timeout_s):
             while not condition():
                 self._changed.clear()
+                if self._tasks and self._tasks[0].done():
+                    self._tasks[0].result()
+                    raise ConnectionError(f"{self.name}: the server closed the WebSocket")
                 await self._changed.wait()
 
     async def close(self) -> None:
