@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 
 from sfu.messages import Counter
@@ -68,15 +69,23 @@ class DropReason(StrEnum):
 
 
 class Drops:
-    """Counts of one worker, monotonic."""
+    """Counts of one worker, monotonic.  ``source``: what a native relay has counted since the last call."""
 
-    __slots__ = ("counts",)
+    __slots__ = ("_counts", "source")
 
     def __init__(self) -> None:
-        self.counts: dict[DropReason, int] = dict.fromkeys(DropReason, 0)
+        self._counts: dict[DropReason, int] = dict.fromkeys(DropReason, 0)
+        self.source: Callable[[], Iterable[tuple[DropReason, int]]] | None = None
+
+    @property
+    def counts(self) -> Mapping[DropReason, int]:
+        if self.source is not None:
+            for reason, number in self.source():
+                self._counts[reason] += number
+        return self._counts
 
     def count(self, reason: DropReason, number: int = 1) -> None:
-        self.counts[reason] += number
+        self._counts[reason] += number
 
     def counters(self) -> list[Counter]:
         return [

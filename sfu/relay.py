@@ -20,6 +20,7 @@ from sfu.drops import DropReason, Drops
 from sfu.feed import Feed
 from sfu.leg_route import LegRoute
 from sfu.legs import MAX_SSRCS, NOWHERE, Leg
+from sfu.messages import Counter
 from sfu.pacer import RELEASE_S
 from sfu.params import CodecParameters, Kind, SrtpKeys
 from sfu.rtp import U32, Packet, RtpError
@@ -138,6 +139,10 @@ class PythonRelay:
 
     def attach(self, side: MediaSide) -> None:
         self._side = side
+
+    def counters(self) -> list[Counter]:
+        """What only the native relay measures."""
+        return []
 
     # ------------------------------------------------------------ legs
 

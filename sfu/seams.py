@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from sfu.drops import Drops
-from sfu.messages import Event, StartTap
+from sfu.messages import Counter, Event, StartTap
 from sfu.params import CodecParameters, HeaderExtension, Kind, SrtpKeys
 
 if TYPE_CHECKING:
@@ -344,8 +344,17 @@ class Relay(Legs, Protocol):
     """What the media policy asks of a relay, beside the transports' ``Legs``."""
 
     drops: Drops
-    nacks_sent: int
-    nacks_in: int  # numbers asked for that the relay has dealt with by itself
+
+    @property
+    def nacks_sent(self) -> int:
+        """Numbers that publishers were asked for."""
+
+    @property
+    def nacks_in(self) -> int:
+        """Numbers that receivers asked for and that the relay has dealt with by itself."""
+
+    def counters(self) -> list[Counter]:
+        """What this relay measures of itself."""
 
     def attach(self, side: MediaSide) -> None: ...
 

@@ -37,6 +37,7 @@ from sfu.messages import (
     TransportOpened,
 )
 from sfu.relay import PythonRelay, epoch_clock_ms
+from sfu.relays import open_relay
 from sfu.seams import Address, Emit, TapFactory
 from sfu.startup import WorkerConfig
 from sfu.transport import ClientTransport
@@ -80,7 +81,7 @@ class Worker:
         host = bind_address(self.addresses())
         self._sock = await bind_udp(host, self.config.udp_port)
         self.udp_port: int = self._sock.getsockname()[1]
-        self._relay = self._make_relay()
+        self._relay = open_relay(self._sock, self, self._clock_ms, self._drops, native=self.config.native)
         self._ice = IceLite(self._relay.send, self, self._clock_ms, self._drops, self._outer)
         if self.config.tcp_port is not None:
             try:
@@ -93,13 +94,6 @@ class Worker:
         self._media = MediaPlane(self._relay, self._emit, self._clock_ms, self._tap_factory)
         self._relay.start(asyncio.get_running_loop())
         self._task = asyncio.create_task(self._run(), name=f"worker {self.config.worker_id}")
-
-    def _make_relay(self) -> PythonRelay:
-        """The native relay goes here: if ``self.config.native`` and its module and self-test allow, else
-        the Python twin with a line in the log that says why.
-        """
-        self._relay_native = False
-        return PythonRelay(self._sock, self, self._clock_ms, self._drops, kernel_times=True)
 
     @property
     def tcp_port(self) -> int | None:
@@ -329,7 +323,8 @@ class Worker:
             Counter("lianxin_worker_routers", (), float(len(self._routers))),
             Counter("lianxin_worker_ice_checks_total", (), float(self._ice.checks)),
             Counter("lianxin_worker_ice_failures_total", (), float(self._ice.failures)),
-            Counter("lianxin_worker_relay_native", (), float(self._relay_native)),
+            Counter("lianxin_worker_relay_native", (), float(not isinstance(self._relay, PythonRelay))),
+            *self._relay.counters(),
             *(self._tcp.counters() if self._tcp is not None else ()),
             *(
                 Counter("lianxin_worker_dtls_failures_total", (("reason", reason),), float(count))
