@@ -232,7 +232,7 @@ async def test_subscribing_muting_and_unpublishing_with_python(
 
 
 @SINGLE
-async def test_h264_and_a_shared_screen_with_python(
+async def test_h264_vp9_and_a_shared_screen_with_python(
     site: Site, sdk_client: StartClient, single: bool
 ) -> None:
     ann = await sdk_client(site.url, site.token("ann"), single=single)
@@ -244,12 +244,12 @@ async def test_h264_and_a_shared_screen_with_python(
     await picture(bob, "ann", RED)
     assert (await bob.fact("track_subscribed", sid=sid))["source"] == 3
     assert {track.info.mime_type for track in site.server.media.rooms["r"].tracks.values()} == {"video/H264"}
-    # What we don't serve is rejected alone (trap 11): the rest goes on.
-    await ann.tell(do="video", colour=BLUE, name="vp9", codec=3)
+    await ann.tell(do="video", colour=BLUE, name="vp9", codec=3)  # another codec beside it
     await ann.tell(do="audio", hz=440)
     await tone(bob, "ann", 440)
     mark = len(bob.facts)
     await picture(bob, "ann", RED, since=mark)
+    await picture(bob, "ann", BLUE, since=mark)
 
 
 @SINGLE
