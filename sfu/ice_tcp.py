@@ -41,6 +41,8 @@ FDS_PER_CONNECTION = 2
 FDS_KEPT = 200  # for everything else in this process
 TCP_NOTSENT_LOWAT = 25  # tcp(7), Linux
 TCP_USER_TIMEOUT_MS = 30_000
+TCP_RTO_MAX = 44  # Linux 6.15: TCP_RTO_MAX_MS
+RTO_MAX_MS = 1000  # a line that returns must not wait for a retransmission that has backed off to seconds
 
 
 class Refusal(StrEnum):
@@ -92,6 +94,7 @@ class Bridge(asyncio.Protocol):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 sock.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT_BYTES)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, TCP_USER_TIMEOUT_MS)
+                sock.setsockopt(socket.IPPROTO_TCP, TCP_RTO_MAX, RTO_MAX_MS)
         refusal = self._port.admit(self)
         if refusal is not None:
             self.refuse(refusal)

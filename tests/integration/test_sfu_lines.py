@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from sfu.messages import Report, TransportState
 from sfu.node import LocalWorker, MediaNode, NodeConfig
@@ -46,14 +47,16 @@ def worker_of(node: MediaNode) -> Worker:
 
 
 @asynccontextmanager
-async def site_over_a_line(host: str, tcp_port: int | None = None) -> AsyncIterator[Site]:
+async def site_over_a_line(
+    host: str, tcp_port: int | None = None, routes: Sequence[web.RouteDef] = ()
+) -> AsyncIterator[Site]:
     node = MediaNode(NodeConfig(workers=0, udp_port=0, tcp_port=tcp_port, addresses=(host,)))
     await node.start()
     worker = worker_of(node)
     try:
         async with udp_line(("127.0.0.1", worker.udp_port)) as line:
             worker.udp_port = line.port  # what clients are told
-            async with livekit_server(node, host="0.0.0.0") as server:
+            async with livekit_server(node, host="0.0.0.0", extra_routes=list(routes)) as server:
                 yield Site(server, node, host, line)
     finally:
         await node.close()
@@ -234,3 +237,26 @@ async def test_an_sdk_that_asks_for_tcp_gets_it(
         await site.log.wait(anns_over_tcp)
         await picture(bob, "ann", RED, since=marks[1])
         await picture(ann, "bob", BLUE, since=marks[0])
+
+
+@pytest.mark.timeout(120)
+async def test_a_pulled_cable_heals_over_tcp_too(
+    netns: Namespace, sdk_client: StartClient, record_testsuite_property: Callable[[str, Any], None]
+) -> None:
+    """Everything is dead for ten seconds, the WebSocket too; nobody joins anew."""
+    async with site_over_a_line(netns.server_address, tcp_port=0) as site:
+        site.line.dark = True
+        ann, bob = await two_venues(site, sdk_client, True)
+        events = len(site.log.events)
+        netns.cut()
+        try:
+            await asyncio.sleep(BLACKOUT_S)
+        finally:
+            netns.mend()
+        loop = asyncio.get_running_loop()
+        healed_s, mark = loop.time(), len(bob.facts)
+        await bob.fact("picture", since=mark, identity="ann", timeout_s=30)
+        record_testsuite_property("first_picture_after_cable_over_tcp_s", round(loop.time() - healed_s, 3))
+        await bob.fact("sound", since=mark, identity="ann")
+        assert site.states_since(events) == {"disconnected", "connected"}
+        assert not [f for f in ann.facts + bob.facts if f["fact"] == "participant_disconnected"]
