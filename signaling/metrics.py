@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 from prometheus_client import Histogram, disable_created_metrics
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from core import counters
@@ -79,10 +79,30 @@ FAMILIES = {
         "lianxin_ice_tcp_refused_total",
         "Media connections over TCP that were closed by us, by reason.",
     ),
+    "lianxin_relay_sent_datagrams_total": (
+        "lianxin_relay_sent_datagrams_total",
+        "Datagrams that native relays have handed to the kernel.",
+    ),
+    "lianxin_relay_sent_messages_total": (
+        "lianxin_relay_sent_messages_total",
+        "Messages that carried them: several datagrams of one size are one message (UDP GSO).",
+    ),
+    "lianxin_relay_sent_calls_total": (
+        "lianxin_relay_sent_calls_total",
+        "System calls that carried the messages (sendmmsg).",
+    ),
+    "lianxin_relay_events_lost_total": (
+        "lianxin_relay_events_lost_total",
+        "What native relays had to tell and nobody fetched in time.",
+    ),
     "lianxin_worker_dtls_failures_total": (
         "lianxin_worker_dtls_failures_total",
         "DTLS handshakes that failed, by reason.",
     ),
+}
+
+HISTOGRAMS = {
+    "lianxin_relay_seconds": "Time of a packet inside a native relay, from the kernel's arrival to our send.",
 }
 
 LOOP_DELAY = Histogram(
@@ -185,13 +205,24 @@ def _rates(report: Report) -> dict[tuple[str, Labels], float]:
 
 
 def is_counter(name: str) -> bool:
-    return name.endswith("_total")
+    """The parts of a histogram only grow, too."""
+    return name.endswith(("_total", "_bucket", "_sum"))
+
+
+def histograms(totals: dict[str, dict[Labels, float]]) -> Iterator[Metric]:
+    """``…_bucket`` with a label ``le`` (cumulative) and ``…_sum`` are one family."""
+    for name, text in HISTOGRAMS.items():
+        buckets = [(dict(labels)["le"], value) for labels, value in totals.get(f"{name}_bucket", {}).items()]
+        if buckets:
+            buckets.sort(key=lambda bucket: float(bucket[0]))
+            yield HistogramMetricFamily(name, text, buckets, sum(totals.get(f"{name}_sum", {}).values()))
 
 
 def families(totals: dict[str, dict[Labels, float]]) -> Iterator[Metric]:
     """Metric families in Prometheus's base units: ``…_ms`` becomes ``…_seconds``."""
+    yield from histograms(totals)
     for name, values in sorted(totals.items()):
-        if not _NAME.fullmatch(name):
+        if not _NAME.fullmatch(name) or name.removesuffix("_bucket").removesuffix("_sum") in HISTOGRAMS:
             continue
         shown, text = FAMILIES.get(name, (name, f"Reported by the media workers as {name}."))
         scale = 1.0

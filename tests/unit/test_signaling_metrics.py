@@ -106,6 +106,34 @@ def test_families_have_prometheus_names_types_and_help() -> None:
     assert all(f.documentation for f in found.values())
 
 
+def test_a_histogram_is_summed_over_workers_and_restarts() -> None:
+    registry = CollectorRegistry()
+    ledger = WorkerLedger()
+
+    def relayed(fast: float, all_of_them: float, seconds: float) -> Report:
+        return report(
+            Counter("lianxin_relay_seconds_bucket", (("le", "0.001"),), fast),
+            Counter("lianxin_relay_seconds_bucket", (("le", "+Inf"),), all_of_them),
+            Counter("lianxin_relay_seconds_sum", (), seconds),
+        )
+
+    ledger.observe("w0", relayed(3, 4, 0.5), 1.0)
+    ledger.on_lost("w0")
+    ledger.observe("w0", relayed(1, 1, 0.25), 2.0)
+    ledger.observe("w1", relayed(0, 2, 1.0), 2.0)
+    registry.register(WorkerCollector(ledger, list))
+    found = {f.name: f for f in text_string_to_metric_families(generate_latest(registry).decode())}
+    family = found["lianxin_relay_seconds"]
+    assert family.type == "histogram"
+    values = {(sample.name, sample.labels.get("le")): sample.value for sample in family.samples}
+    assert values == {
+        ("lianxin_relay_seconds_bucket", "0.001"): 4,
+        ("lianxin_relay_seconds_bucket", "+Inf"): 7,
+        ("lianxin_relay_seconds_count", None): 7,
+        ("lianxin_relay_seconds_sum", None): 1.75,
+    }
+
+
 def test_a_name_that_prometheus_can_not_have_is_left_out() -> None:
     assert list(families({"bad-name": {(): 1.0}})) == []
 
