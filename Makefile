@@ -6,6 +6,7 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 RUN_ARGS ?= --demo
 WEB_SOURCES := $(shell find web/src web/public web/index.html web/vite.config.ts web/tsconfig.json -type f 2>/dev/null)
+NATIVE_SOURCES := $(wildcard sfu/_*.[ch] sfu/native/*.[ch])
 PACKAGES := core sfu rooms recording portal signaling
 
 .PHONY: help run setup test check lint types imports unit web-check test-setup lock bench clean
@@ -20,7 +21,7 @@ help:
 run: setup
 	@exec .venv/bin/lianxin serve $(RUN_ARGS)
 
-setup: .venv/.runtime web/dist/.built
+setup: .venv/.runtime .venv/.native web/dist/.built
 
 # ---------------------------------------------------------------- environment
 
@@ -33,6 +34,11 @@ setup: .venv/.runtime web/dist/.built
 	@echo "Installing the Python packages of requirements.lock …"
 	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+# The installation has built it already; this is for sources that change.  Without it Python forwards.
+.venv/.native: .venv/.runtime setup.py $(NATIVE_SOURCES)
+	@$(PY) setup.py --quiet build_ext --inplace || echo "The native relay was not built: media goes through Python."
 	@touch $@
 
 .venv/.dev: .venv/.runtime requirements-dev.lock
@@ -69,7 +75,7 @@ types: .venv/.dev
 imports: .venv/.dev
 	@.venv/bin/lint-imports
 
-unit: .venv/.dev
+unit: .venv/.dev .venv/.native
 	@$(PY) -m pytest -q tests/unit tests/property
 
 web-check: web/node_modules/.installed
@@ -83,8 +89,8 @@ test-setup: setup .venv/.dev
 test: test-setup lint types imports web-check
 	@$(PY) -m pytest tests
 
-bench: .venv/.dev
+bench: .venv/.dev .venv/.native
 	@$(PY) -m bench.run $(BENCH_ARGS)
 
 clean:
-	@rm -rf .venv web/node_modules web/dist build *.egg-info
+	@rm -rf .venv web/node_modules web/dist build *.egg-info sfu/_relay.*.so
