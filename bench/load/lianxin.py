@@ -78,6 +78,7 @@ class Client:
     sections: list[Section] = field(default_factory=list)
     streams: dict[str, int] = field(default_factory=dict)  # cid → stream of the engine
     tracks: dict[str, models.TrackInfo] = field(default_factory=dict)  # of everybody, by sid
+    own_tracks: dict[str, str] = field(default_factory=dict)  # sid → cid
     sending: set[str] = field(default_factory=set)  # mids that the server fills
     number: int = -1  # of the leg in the engine
     ws: ClientWebSocketResponse | None = None
@@ -196,6 +197,8 @@ class Client:
                 await self._offer()
             elif kind == "answer":
                 await self._answered(message.answer.sdp)
+            elif kind == "track_published":
+                self.own_tracks[message.track_published.track.sid] = message.track_published.cid
             elif kind == "join":
                 self._learn(message.join.other_participants)
             elif kind == "update":
