@@ -38,10 +38,13 @@ class Demand:
     level: int = HELD  # index of the layer that it has now; HELD = none
 
 
-def allocate(demands: Iterable[Demand], budget_bps: float) -> dict[str, int]:
-    """Consumer → index into its layers, HELD for none.  The sum of rates never exceeds the budget."""
+def allocate(demands: Iterable[Demand], budget_bps: float, *, may_rise: bool = True) -> dict[str, int]:
+    """Consumer → index into its layers, HELD for none.  The sum of rates never exceeds the budget.
+
+    ``may_rise`` False: just after a step down nobody goes up.
+    """
     wanted = sorted(demands, key=lambda one: (-one.priority, one.consumer_id))
-    grants = _Grants(budget_bps)
+    grants = _Grants(budget_bps, UP_SHARE * budget_bps if may_rise else 0.0)
     for one in wanted:
         grants.levels[one.consumer_id] = HELD
     classes = _classes(wanted)
@@ -87,8 +90,8 @@ def next_step_bps(demands: Sequence[Demand], levels: dict[str, int]) -> float:
 
 
 class _Grants:
-    def __init__(self, budget_bps: float) -> None:
-        self.budget_bps = budget_bps
+    def __init__(self, budget_bps: float, up_bps: float) -> None:
+        self.budget_bps, self.up_bps = budget_bps, up_bps
         self.spent_bps = 0.0
         self.levels: dict[str, int] = {}
 
@@ -97,7 +100,7 @@ class _Grants:
         level = self.levels[one.consumer_id]
         if level + 1 >= len(one.layers):
             return False
-        room = self.budget_bps if level + 1 <= one.level else UP_SHARE * self.budget_bps
+        room = self.budget_bps if level + 1 <= one.level else self.up_bps
         after = self.spent_bps + _step_bps(one, level)
         if after > room:
             return False

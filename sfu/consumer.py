@@ -11,6 +11,7 @@ from sfu.seams import LegHandle, LegRouteHandle, RouteHandle, TapRouteHandle, Ta
 
 HIGHEST = 9
 MAX_SPATIAL = 7
+ALL_TEMPORAL = 7
 REPORT_VALID_MS = 12_000.0  # audio receivers report every 5 s
 
 
@@ -23,8 +24,11 @@ class Consumer:
         self.consumer_id = consumer_id
         self.producer = producer
         self.paused = False
-        self.spatial = HIGHEST
+        self.spatial = HIGHEST  # wanted
+        self.temporal = ALL_TEMPORAL  # wanted
         self.priority = 0
+        self.allowed: tuple[int, int] | None = None  # (spatial, temporal) that the line carries, None = all
+        self.held = False  # the line does not even carry the lowest
         self.binding: Binding | None = None
 
     @property
@@ -56,20 +60,24 @@ class Consumer:
     def select(self) -> None:
         """Aim the route at the best feed; ask for a key frame when that is a change."""
         producer, route = self.producer, self.route
-        if self.paused or producer.paused or not self.ready():
+        if self.paused or self.held or producer.paused or not self.ready():
             route.stop()
             return
+        spatial, temporal = self.spatial, self.temporal
+        if self.allowed is not None:
+            spatial, temporal = min(spatial, self.allowed[0]), min(temporal, self.allowed[1])
+        route.max_temporal = temporal
         if producer.layered:
-            limit = max(0, min(self.spatial, MAX_SPATIAL))
+            limit = max(0, min(spatial, MAX_SPATIAL))
             if limit > route.max_spatial and route.feed is not None:
                 producer.want_key_frame(0)  # upper layers can only be entered there
             route.max_spatial = limit
-        index = layers.choose(producer.alive, self.spatial)
+        index = layers.choose(producer.alive, spatial)
         if index is None:
             if route.feed is not None or route.target is not None:
                 return  # all silent: stay where we are until something moves
             # the nearest guess; the first packet of any layer corrects it
-            index = min(self.spatial, len(producer.feeds) - 1)
+            index = min(spatial, len(producer.feeds) - 1)
         feed = producer.feeds[index]
         if feed is route.target:
             return
@@ -114,7 +122,10 @@ class LegConsumer(Consumer):
         self.loss = 0.0  # by the receiver's newest report
         self.loss_ms = -1e12  # when that came
         self.lost = 0
+        self.highest = -1  # by the newest report, extended
+        self.jitter_ms = 0.0
         self.rtt_ms = 0.0
+        self.make_red = False  # its line loses so much that each voice packet is sent twice
 
     def ready(self) -> bool:
         return self.leg.ready
@@ -126,7 +137,17 @@ class LegConsumer(Consumer):
         return self.loss
 
     def bind(self) -> Binding:
-        return ortc.bind(self.producer.rtp, self.producer.leg, self.rtp)
+        return ortc.bind(self.producer.rtp, self.producer.leg, self.rtp, make_red=self.make_red)
+
+    def set_red(self, make_red: bool) -> None:
+        if self.make_red == make_red:
+            return
+        self.make_red = make_red
+        self.binding = None
+        feed = self.route.feed
+        if feed is not None:
+            self.binding = self.bind()
+            self.route.aim(feed, self.binding)
 
     def close(self) -> None:
         self.route.close()

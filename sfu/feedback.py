@@ -9,7 +9,7 @@ from sfu.consumer import Tap
 from sfu.drops import DropReason
 from sfu.params import Kind
 from sfu.producer import Producer
-from sfu.rtcp import Bye, KeyFrameWanted, Nack, ReportBlock, SenderReport, TransportCc
+from sfu.rtcp import Bye, KeyFrameWanted, Nack, Remb, ReportBlock, SenderReport, TransportCc
 from sfu.seams import FeedHandle, LegHandle
 
 if TYPE_CHECKING:
@@ -49,9 +49,13 @@ class Feedback:
             media.relay.drops.count(DropReason.MALFORMED_RTCP)
             return
         for message in messages:
-            if isinstance(message, TransportCc | Bye):
-                continue  # the estimator's business, later; a stream that ends falls silent anyway
-            if isinstance(message, SenderReport):
+            if isinstance(message, TransportCc):
+                media.congestion.on_feedback(leg, message.body, now_ms)
+            elif isinstance(message, Bye):
+                continue  # a stream that ends falls silent anyway
+            elif isinstance(message, Remb):
+                media.congestion.on_remb(leg, message.bitrate_bps, now_ms)
+            elif isinstance(message, SenderReport):
                 self._on_sender_report(leg, message, now_ms)
             elif isinstance(message, ReportBlock):
                 self._on_report_block(leg, message, now_ms)
@@ -92,6 +96,8 @@ class Feedback:
         consumer = self._media.by_ssrc.get((leg.name, block.ssrc))
         if consumer is None:
             return
+        self._media.congestion.on_report(consumer, block, now_ms)
+        consumer.jitter_ms = block.jitter * 1000 / consumer.producer.feeds[0].clock_rate
         consumer.loss = block.fraction_lost / 256
         consumer.loss_ms = now_ms
         consumer.lost = max(0, block.lost)

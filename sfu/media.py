@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sfu import feedback, ortc, stats
-from sfu.consumer import Consumer, LegConsumer, Tap
+from sfu import congestion, feedback, ortc, stats
+from sfu.consumer import ALL_TEMPORAL, Consumer, LegConsumer, Tap
 from sfu.messages import (
     CloseConsumer,
     CloseProducer,
@@ -63,6 +63,7 @@ class MediaPlane:
         self.wishes: set[Producer] = set()  # producers whose feeds wait for a key frame
         self.statistics = stats.Statistics()
         self.feedback = feedback.Feedback(self)
+        self.congestion = congestion.Congestion(self)
         self._levels_ms = self._alive_ms = 0.0
         relay.attach(self)
         self._handlers: dict[type, Callable[..., Reply]] = {
@@ -111,6 +112,7 @@ class MediaPlane:
         leg = self.relay.leg(transport_id)
         self.statistics.close_leg(leg)
         self.feedback.forget(leg)
+        self.congestion.forget(leg)
         self.relay.close_leg(transport_id)
         router.legs.discard(transport_id)
 
@@ -193,11 +195,12 @@ class MediaPlane:
         consumer.paused = request.paused
         consumer.spatial = request.spatial_layer
         consumer.priority = request.priority
-        route.max_temporal = request.temporal_layer if request.temporal_layer < 2 else 7
+        consumer.temporal = request.temporal_layer if request.temporal_layer < 2 else ALL_TEMPORAL
         self.consumers[request.consumer_id] = consumer
         self.by_ssrc[leg.name, ssrc] = consumer
         self._by_leg.setdefault(leg.name, {})[request.consumer_id] = consumer
         producer.consumers = (*producer.consumers, consumer)
+        self.congestion.added(consumer)
         consumer.select()
         return _DONE
 
@@ -207,6 +210,7 @@ class MediaPlane:
             return Failed("no_consumer", f"no consumer {request.consumer_id}")
         if consumer.paused != request.paused:
             consumer.paused = request.paused
+            self.congestion.changed(consumer)
             consumer.select()
         return _DONE
 
@@ -215,6 +219,7 @@ class MediaPlane:
         if consumer is None:
             return Failed("no_consumer", f"no consumer {request.consumer_id}")
         consumer.priority = request.priority
+        self.congestion.changed(consumer)
         return _DONE
 
     def _set_layer(self, request: SetLayer) -> Reply:
@@ -222,7 +227,8 @@ class MediaPlane:
         if consumer is None:
             return Failed("no_consumer", f"no consumer {request.consumer_id}")
         consumer.spatial = max(0, request.spatial_layer)
-        consumer.route.max_temporal = request.temporal_layer if request.temporal_layer < 2 else 7
+        consumer.temporal = request.temporal_layer if request.temporal_layer < 2 else ALL_TEMPORAL
+        self.congestion.changed(consumer)
         consumer.select()
         return _DONE
 
@@ -241,6 +247,7 @@ class MediaPlane:
             _leave(consumer)
             producer.consumers = (*producer.consumers, consumer)
             consumer.set_source(producer)
+            self.congestion.changed(consumer)
         return _DONE
 
     def _request_key_frame(self, request: RequestKeyFrame) -> Reply:
@@ -292,6 +299,7 @@ class MediaPlane:
         self._by_leg.get(consumer.leg.name, {}).pop(consumer.consumer_id, None)
         self.by_ssrc.pop((consumer.leg.name, consumer.route.ssrc), None)
         self.statistics.close_consumer(consumer)
+        self.congestion.changed(consumer)
         _leave(consumer)
         consumer.close()
 
@@ -299,6 +307,7 @@ class MediaPlane:
         del self.producers[producer.producer_id]
         producer.router.producers.pop(producer.producer_id, None)
         self.statistics.close_producer(producer)
+        self.congestion.rates.forget(producer)
         for consumer in producer.consumers:
             if isinstance(consumer, Tap):
                 self._end_tap(consumer, "producer closed")
@@ -392,6 +401,7 @@ class MediaPlane:
     def tick(self, now_ms: float) -> None:
         """Every 50 ms: feedback, repeated NACKs, key frames; now and then layers, reports and levels."""
         self.feedback.tick(now_ms)
+        self.congestion.tick(now_ms)
         if now_ms - self._alive_ms >= ALIVE_CHECK_MS:
             self._alive_ms = now_ms
             for producer in self.producers.values():

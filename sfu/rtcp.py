@@ -69,11 +69,19 @@ class TransportCc:
 
 
 @dataclass(frozen=True, slots=True)
+class Remb:
+    """draft-alvestrand-rmcat-remb-03: what the receiver believes that its line carries."""
+
+    bitrate_bps: float
+    ssrcs: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Bye:
     ssrcs: tuple[int, ...]
 
 
-Message = SenderReport | ReportBlock | Nack | KeyFrameWanted | TransportCc | Bye
+Message = SenderReport | ReportBlock | Nack | KeyFrameWanted | TransportCc | Remb | Bye
 
 
 def parse(data: bytes) -> list[Message]:
@@ -155,6 +163,8 @@ def _read_feedback(data: bytes, at: int, stop: int, kind: int, fmt: int, message
             messages.extend(
                 KeyFrameWanted(_U32.unpack_from(data, entry)[0]) for entry in range(at, stop - 7, 8)
             )
+        elif fmt == FMT_AFB and data[at : at + 4] == b"REMB":
+            messages.append(_read_remb(data, at, stop))
         return 0
     if fmt == FMT_TRANSPORT_CC:
         messages.append(TransportCc(data[at:stop]))
@@ -173,6 +183,14 @@ def _read_feedback(data: bytes, at: int, stop: int, kind: int, fmt: int, message
             raise RtcpError("too many numbers in NACKs")
     messages.append(Nack(media_ssrc, tuple(sequences)))
     return len(sequences)
+
+
+def _read_remb(data: bytes, at: int, stop: int) -> Remb:
+    if at + 8 > stop or at + 8 + 4 * data[at + 4] > stop:
+        raise RtcpError("REMB is cut off")
+    (word,) = _U32.unpack_from(data, at + 4)
+    exponent, mantissa = word >> 18 & 0x3F, word & 0x3FFFF
+    return Remb(float(mantissa << exponent), struct.unpack_from(f"!{data[at + 4]}I", data, at + 8))
 
 
 # ---------------------------------------------------------------- writers
@@ -246,6 +264,17 @@ def full_intra_request(sender_ssrc: int, media_ssrc: int, number: int) -> bytes:
 
 def transport_cc(sender_ssrc: int, media_ssrc: int, body: bytes) -> bytes:
     return _feedback(RTPFB, FMT_TRANSPORT_CC, sender_ssrc, media_ssrc, body)
+
+
+def remb(sender_ssrc: int, bitrate_bps: float, ssrcs: Sequence[int]) -> bytes:
+    """What we believe that the line to us carries, of all ``ssrcs`` together (255 at most)."""
+    mantissa, exponent = max(0, int(bitrate_bps)), 0
+    while mantissa > 0x3FFFF:
+        mantissa >>= 1
+        exponent += 1
+    kept = [*ssrcs][:255]
+    body = b"REMB" + _U32.pack(len(kept) << 24 | min(exponent, 63) << 18 | mantissa)
+    return _feedback(PSFB, FMT_AFB, sender_ssrc, 0, body + struct.pack(f"!{len(kept)}I", *kept))
 
 
 def nack(sender_ssrc: int, media_ssrc: int, sequences: Iterable[int]) -> bytes:
