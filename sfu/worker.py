@@ -81,14 +81,16 @@ class Worker:
         host = bind_address(self.addresses())
         self._sock = await bind_udp(host, self.config.udp_port)
         self.udp_port: int = self._sock.getsockname()[1]
-        self._relay = open_relay(self._sock, self, self._clock_ms, self._drops, native=self.config.native)
-        self._ice = IceLite(self._relay.send, self, self._clock_ms, self._drops, self._outer)
+        tcp: socket.socket | None = None
         if self.config.tcp_port is not None:
             try:
                 tcp = await bind_tcp(host, self.config.tcp_port)
             except OSError:
                 self._sock.close()
                 raise
+        self._relay = open_relay(self._sock, self, self._clock_ms, self._drops, native=self.config.native)
+        self._ice = IceLite(self._relay.send, self, self._clock_ms, self._drops, self._outer)
+        if tcp is not None:
             self._tcp = IceTcp(("127.0.0.1", self.udp_port), self._ice, self._clock_ms, self._drops)
             await self._tcp.start(tcp)
         self._media = MediaPlane(self._relay, self._emit, self._clock_ms, self._tap_factory)
