@@ -39,6 +39,7 @@ typedef struct {
     uint32_t timestamp, ssrc;
     uint8_t payload_type, marker; /* marker: 0 or 0x80 */
     Span mid, rid, repaired_rid;
+    Span descriptor; /* dependency descriptor, NULL = none */
     int32_t transport_seq; /* transport-wide number, -1 = none */
     int32_t abs_send_time; /* 6.18 fixed point seconds, -1 = none */
     int level;             /* RFC 6464: 0 loudest ... 127 silence, -1 = none */
@@ -47,7 +48,11 @@ typedef struct {
     double arrival_ms;
     int64_t ext_seq; /* unwrapped by the feed */
     /* what the codec found; see forget_payload() */
-    bool key_frame, first, last, sync;
+    bool key_frame; /* this packet begins a key frame */
+    bool first;     /* ... a frame, with all its spatial layers */
+    bool last;      /* this packet ends its spatial layer of a frame */
+    bool sync;      /* decodable from here on at this temporal layer */
+    bool layered;   /* the feed holds several layers; else spatial and last say nothing */
     uint8_t temporal, spatial;
     int picture_at, tl0_at; /* places in the payload, -1 = none */
     uint16_t picture_id, picture_mask;
