@@ -47,15 +47,16 @@ static void renew(Feed *feed)
     memset(feed->seen, 0xFF, sizeof feed->seen);
     feed->transit = 0;
     feed->expected_prior = feed->received_prior = 0;
-    feed->key_timestamp = -1;
-    dependencies_clear(&feed->dependencies);
     nack_clear(&feed->nack);
 }
 
-static void forward_held(Feed *feed);
-
-static void restart_routes(Feed *feed, double now_ms)
+/* The second stage's part of a restart. */
+static void renew_pictures(Feed *feed, bool tell, double now_ms)
 {
+    feed->key_timestamp = -1;
+    dependencies_clear(&feed->dependencies);
+    if (!tell)
+        return;
     RouteList *routes = feed->routes;
     if (routes) {
         routes->references++;
@@ -67,14 +68,24 @@ static void restart_routes(Feed *feed, double now_ms)
     notify(feed, EVENT_RESTART, 0, now_ms);
 }
 
+/* After what is held, which belongs to the old numbers. */
+static void restart(Feed *feed, double now_ms)
+{
+    renew(feed);
+    if (!feed->asking || !held_put_restart(&feed->held, now_ms))
+        renew_pictures(feed, true, now_ms);
+}
+
 void feed_bind(Feed *feed, uint32_t ssrc)
 {
     bool restarted = feed->counts.ssrc != 0;
-    forward_held(feed); /* they belong to the old numbers */
     feed->counts.ssrc = ssrc;
+    if (restarted) {
+        restart(feed, feed->relay->now_ms);
+        return;
+    }
     renew(feed);
-    if (restarted)
-        restart_routes(feed, feed->relay->now_ms);
+    renew_pictures(feed, false, 0);
 }
 
 /* RFC 3550 A.1: two packets in a row after a large jump are a restart.  True when renewed. */
@@ -85,10 +96,7 @@ static bool restarts(Feed *feed, const Packet *packet)
         drop(feed->relay, DROP_TOO_OLD);
         return false;
     }
-    /* what is held goes first; it uses the relay's packet in hand only through copies */
-    forward_held(feed);
-    renew(feed);
-    restart_routes(feed, packet->arrival_ms);
+    restart(feed, packet->arrival_ms);
     return true;
 }
 
@@ -253,7 +261,10 @@ static void forward_held(Feed *feed)
 {
     for (Held *held; (held = held_take(&feed->held)); free(held)) {
         feed->newest = held->newest;
-        second_stage(feed, &held->packet);
+        if (held->restart)
+            renew_pictures(feed, true, held->packet.arrival_ms);
+        else
+            second_stage(feed, &held->packet);
     }
 }
 

@@ -10,14 +10,25 @@ static void move(Span *span, const uint8_t *from, const uint8_t *to)
         span->at = to + (span->at - from);
 }
 
+static void append(HeldQueue *queue, Held *held)
+{
+    held->next = NULL;
+    if (queue->last)
+        queue->last->next = held;
+    else
+        queue->first = held;
+    queue->last = held;
+    queue->count++;
+}
+
 bool held_put(HeldQueue *queue, const Packet *packet, bool newest)
 {
     Held *held = malloc(sizeof *held + (size_t)packet->size);
     if (!held)
         return false;
-    held->next = NULL;
     held->packet = *packet;
     held->newest = newest;
+    held->restart = false;
     memcpy(held->data, packet->data, (size_t)packet->size);
     Packet *copy = &held->packet;
     copy->data = held->data;
@@ -27,12 +38,18 @@ bool held_put(HeldQueue *queue, const Packet *packet, bool newest)
     move(&copy->descriptor, packet->data, held->data);
     for (int i = 0; i < copy->elements; i++)
         move(&copy->element[i].value, packet->data, held->data);
-    if (queue->last)
-        queue->last->next = held;
-    else
-        queue->first = held;
-    queue->last = held;
-    queue->count++;
+    append(queue, held);
+    return true;
+}
+
+bool held_put_restart(HeldQueue *queue, double now_ms)
+{
+    Held *held = calloc(1, sizeof *held);
+    if (!held)
+        return false;
+    held->restart = true;
+    held->packet.arrival_ms = now_ms;
+    append(queue, held);
     return true;
 }
 

@@ -16,8 +16,8 @@
 
 #define MAX_SSRCS 512     /* authenticated SSRCs of one leg; libsrtp keeps state for each */
 #define MAX_PENDING 8     /* SSRCs of one leg that policy is asked about at a time */
-#define MAX_HELD_SSRC 32  /* packets that wait for such an answer */
-#define MAX_HELD_FEED 64  /* packets that wait for feed_release() */
+#define MAX_HELD_SSRC 128 /* packets that wait for such an answer */
+#define MAX_HELD_FEED 128 /* packets that wait for feed_release() */
 #define SEEN 1024         /* numbers remembered to tell duplicates */
 
 /* ---------------------------------------------------------------- packets that wait for policy */
@@ -25,6 +25,7 @@ typedef struct Held {
     struct Held *next;
     Packet packet; /* its spans point into data */
     bool newest;   /* when it came; see Feed.newest */
+    bool restart;  /* no packet: here the feed's numbers have begun anew */
     uint8_t data[];
 } Held;
 
@@ -34,6 +35,7 @@ typedef struct {
 } HeldQueue;
 
 bool held_put(HeldQueue *queue, const Packet *packet, bool newest); /* a copy; false without memory */
+bool held_put_restart(HeldQueue *queue, double now_ms);
 Held *held_take(HeldQueue *queue);                                  /* to be freed; NULL = empty */
 void held_free(HeldQueue *queue);
 
