@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from sfu.messages import Report, TransportState
+from sfu.messages import ProducerLive, Report, TransportState
 from sfu.node import LocalWorker, MediaNode, NodeConfig
 from sfu.worker import Worker
 from tests.fixtures.livekit import LiveKitServer, livekit_server
@@ -80,13 +80,21 @@ async def picture(
             since = client.facts.index(fact, since) + 1
 
 
-async def two_venues(site: Site, sdk_client: StartClient, single: bool) -> tuple[SdkClient, SdkClient]:
-    """ann is red, bob is blue, and each sees the other."""
+async def two_venues(
+    site: Site, sdk_client: StartClient, single: bool, *, apart: bool = False
+) -> tuple[SdkClient, SdkClient]:
+    """ann is red, bob is blue, and each sees the other.  ``apart``: ann is not on the line, only bob."""
+    worker, line = worker_of(site.node), site.line
+    if apart:
+        worker.udp_port = line.target[1]
     ann = await sdk_client(site.url, site.token("ann"), single=single, every=1)
-    bob = await sdk_client(site.url, site.token("bob"), single=single, every=1)
     await ann.fact("connected")
-    await bob.fact("connected")
     await ann.tell(do="video", colour=RED)
+    await ann.fact("published")
+    await site.log.wait(lambda event: isinstance(event, ProducerLive))
+    worker.udp_port = line.port
+    bob = await sdk_client(site.url, site.token("bob"), single=single, every=1)
+    await bob.fact("connected")
     await bob.tell(do="video", colour=BLUE)
     await ann.tell(do="audio", hz=440)
     await picture(bob, "ann", RED)
@@ -133,6 +141,25 @@ async def test_a_blackout_of_ten_seconds_heals_by_itself(
     await picture(ann, "bob", BLUE, since=marks[0])
     assert "disconnected" in site.states_since(events)
     assert "failed" not in site.states_since(events)
+    assert not [f for f in ann.facts + bob.facts if f["fact"] in ("participant_disconnected", "disconnected")]
+
+
+@pytest.mark.timeout(120)
+async def test_one_dark_receiver_heals_and_the_others_notice_nothing(
+    site: Site, sdk_client: StartClient, record_testsuite_property: Callable[[str, Any], None]
+) -> None:
+    """Ten seconds of media have been sent into the void when he asks again."""
+    ann, bob = await two_venues(site, sdk_client, True, apart=True)
+    await dark_for(site, BLACKOUT_S, bob)
+    loop = asyncio.get_running_loop()
+    healed_s, mark = loop.time(), len(bob.facts)
+    await bob.fact("picture", since=mark, identity="ann", timeout_s=20)
+    first_s = loop.time() - healed_s
+    await bob.fact("picture", since=mark + 20, identity="ann", timeout_s=20)
+    record_testsuite_property(
+        "receiver_first_and_twentieth_picture_s", [round(first_s, 3), round(loop.time() - healed_s, 3)]
+    )
+    await picture(ann, "bob", BLUE, since=len(ann.facts))
     assert not [f for f in ann.facts + bob.facts if f["fact"] in ("participant_disconnected", "disconnected")]
 
 
