@@ -554,6 +554,7 @@ async def test_ssrc_found_by_mid_alone(sfu_bench: Bench) -> None:
 async def test_restarted_encoder_with_a_new_ssrc_goes_on(sfu_bench: Bench) -> None:
     pub, sub = simulcast(sfu_bench)
     pub.rtp(11, 1, 0, vp8(1, key=True), mid="0", rid="q")
+    await sfu_bench.settle()
     pub.rtp(21, 40000, 500_000, vp8(70, key=True), mid="0", rid="q")
     await sfu_bench.settle()
     packets = sub.received()
@@ -595,12 +596,11 @@ async def test_loss_of_a_leg_is_weighted_and_ends_with_the_stream(sfu_bench: Ben
 
 async def test_strangers_are_dropped_and_counted(sfu_bench: Bench) -> None:
     pub, sub = one_video(sfu_bench)
-    counts = sfu_bench.drops.counts
     stranger = Peer(sfu_bench, "stranger")
     stranger.rtp(1000, 1, 0, vp8(1, key=True))
     pub.rtp(1000, 1, 0, vp8(1, key=True))
     await sfu_bench.settle()
-    assert counts[DropReason.UNBOUND_ADDRESS] == 1
+    assert sfu_bench.drops.counts[DropReason.UNBOUND_ADDRESS] == 1
     pub.send_rtp(struct.pack("!BBHII", 0x80, 96, 2, 0, 1000) + vp8(2), session=stranger.tx)
     assert len(sub.received()) == 1
     pub.sock.sendto(b"\x90\x60short", sfu_bench.address)
@@ -608,6 +608,7 @@ async def test_strangers_are_dropped_and_counted(sfu_bench: Bench) -> None:
     pub.sock.sendto(b"\x80" + bytes(1900), sfu_bench.address)
     pub.sock.sendto(b"\x17" * 30, sfu_bench.address)
     await sfu_bench.settle()
+    counts = sfu_bench.drops.counts
     assert counts[DropReason.SRTP_AUTH] == 1
     assert counts[DropReason.MALFORMED_RTP] == 1
     assert counts[DropReason.UNKNOWN_PROTOCOL] == 1
@@ -632,8 +633,9 @@ async def test_number_of_ssrcs_is_bounded(sfu_bench: Bench) -> None:
         for ssrc in range(start, start + 50):
             pub.rtp(50_000 + ssrc, 1, 0, b"x")
         await sfu_bench.settle()
-    assert sfu_bench.drops.counts[DropReason.TOO_MANY_SSRCS] > 0
-    assert len(sfu_bench.relay.leg("pub").known) <= 512
+    assert sfu_bench.drops.counts[DropReason.TOO_MANY_SSRCS] == 600 - 512
+    counts = sfu_bench.drops.counts  # policy can be asked about few at a time; the others are held up first
+    assert counts[DropReason.UNKNOWN_SSRC] + counts[DropReason.HELD] == 512
 
 
 async def test_address_change_moves_the_leg(sfu_bench: Bench) -> None:
