@@ -82,6 +82,8 @@ Bound *bound_new(Relay *relay, const Binding *binding)
         bound->plan.fixed_size = 0;
     bound->plain_size = encode_plain(&bound->plan, bound->plain_bytes);
     bound->rtx_size = encode_plain(&binding->rtx_plan, bound->rtx_bytes);
+    bound->same_blocks = bound->rtx_size == bound->plain_size &&
+                         !memcmp(bound->rtx_bytes, bound->plain_bytes, (size_t)bound->rtx_size);
     bound->stamp = stamp_of(&bound->plan);
     bound->rtx_stamp = stamp_of(&binding->rtx_plan);
     for (int id = 0; id < 256; id++)

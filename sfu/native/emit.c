@@ -312,12 +312,18 @@ static bool may_resend(Route *route, Sent *sent, double now_ms)
 static int write_rtx_head(Route *route, const Sent *sent, int rtx_type, uint8_t *slot)
 {
     const Bound *bound = route->binding;
-    int at = 12 + bound->rtx_size + 2;
-    write_header(slot, bound->rtx_size, (sent->marker_type & 0x80) | (uint8_t)rtx_type, ++route->rtx_sequence,
+    const uint8_t *block = bound->rtx_bytes;
+    int size = bound->rtx_size;
+    if (bound->same_blocks) { /* descriptor and rotation belong to the frame, not to its way */
+        block = sent->block ? sent->block->data : NULL;
+        size = sent->block ? sent->block->size : 0;
+    }
+    write_header(slot, size, (sent->marker_type & 0x80) | (uint8_t)rtx_type, ++route->rtx_sequence,
                  sent->timestamp, route->rtx_ssrc);
-    memcpy(slot + 12, bound->rtx_bytes, (size_t)bound->rtx_size);
-    write16(slot + at - 2, sent->sequence);
-    return at;
+    if (size)
+        memcpy(slot + 12, block, (size_t)size);
+    write16(slot + 12 + size, sent->sequence);
+    return 14 + size;
 }
 
 /* Byte for byte what was sent: another header under the same SRTP index would use a GCM nonce twice. */
@@ -353,7 +359,8 @@ bool route_resend(Route *route, uint16_t sequence, double now_ms)
     }
     memcpy(slot + at, sent->payload->data, sent->payload->size);
     patch_pictures(slot + at, sent->picture_at, sent->picture_id, sent->picture_mask, sent->tl0_at, sent->tl0);
-    if (!send_plain(leg, slot, end, rtx_type >= 0 ? route->binding->rtx_stamp : STAMP_NONE, now_ms, 0))
+    bool stamped = rtx_type >= 0 && slot[0] & 0x10;
+    if (!send_plain(leg, slot, end, stamped ? route->binding->rtx_stamp : STAMP_NONE, now_ms, 0))
         return false;
     route->counts.resent++;
     route->counts.resent_bytes += (uint64_t)end;

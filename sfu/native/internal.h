@@ -132,6 +132,7 @@ typedef struct {
     int plain_size, rtx_size;
     Buffer *plain; /* plain_bytes for the ring; NULL = empty */
     Stamp stamp, rtx_stamp;
+    bool same_blocks; /* retransmissions carry what the originals do */
 } Bound;
 
 struct Route {
