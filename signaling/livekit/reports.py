@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import isfinite
 
 from livekit.protocol import models
 
@@ -77,7 +78,9 @@ def link_report(
         rtt_ms=rtt_ms,
         jitter_up_ms=max((leg.jitter_up_ms for leg in legs), default=0.0),
         jitter_down_ms=max((leg.jitter_down_ms for leg in legs), default=0.0),
-        estimate_bps=max((leg.estimate_bps for leg in legs if leg.wanted_bps), default=0.0),
+        estimate_bps=max(
+            (leg.estimate_bps for leg in legs if leg.wanted_bps and isfinite(leg.estimate_bps)), default=0.0
+        ),
         wanted_bps=max((leg.wanted_bps for leg in legs), default=0.0),
         held=sum(leg.held for leg in legs),
         over_tcp=any(leg.over_tcp for leg in legs),

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 
+from sfu.messages import TransportReport
 from signaling.livekit.lines import (
     STANDS_S,
     WORDS,
@@ -18,6 +19,7 @@ from signaling.livekit.lines import (
     quality,
     smooth,
 )
+from signaling.livekit.reports import link_report
 
 FINE = LineFacts(loss_up=0.001, loss_down=0.002, rtt_ms=20, jitter_up_ms=4, estimate_bps=4e6, wanted_bps=2e6)
 
@@ -175,3 +177,9 @@ def test_an_estimate_may_take_its_time_to_grow() -> None:
 def test_one_bad_second_is_half_a_fault() -> None:
     assert smooth(FINE, LineFacts(loss_up=0.04)).loss_up == pytest.approx(0.0205)
     assert smooth(LineFacts(held=0), LineFacts(held=2, over_tcp=True)).held == 2
+
+
+def test_a_line_without_a_limit_has_no_estimate() -> None:
+    """An estimate without a bound must not reach a page's JSON."""
+    free = TransportReport("t", 20.0, 0.0, 0.0, 0, 0, estimate_bps=float("inf"), wanted_bps=2e6)
+    assert link_report([], [], [free], lost=False).line.estimate_bps == 0.0
