@@ -163,6 +163,10 @@ async def test_media_follows_the_plan(bench: Bench) -> None:
     assert edge.wants(meeting, MAIN, B, "camera")
     edge.track_published(meeting, B, "screen_share", "TR_s", "video/VP8")
     await bench.until(lambda: edge.wants(meeting, A, B, "screen_share"))
+    ranks = [edge.priority(meeting, MAIN, *of) for of in ((A, "camera"), (B, "screen_share"), (B, "camera"))]
+    assert ranks == [100, 80, 0]
+    assert edge.priority(meeting, A, MAIN, "camera") == 60
+    assert edge.priority("mt_none", A, MAIN, "camera") == 0
 
 
 async def test_silence_is_known_before_the_first_packet(bench: Bench) -> None:
