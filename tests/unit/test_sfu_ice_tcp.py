@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import socket
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 
 import pytest
+import uvloop
 
 from sfu import ice_tcp
 from sfu.drops import DropReason, Drops
@@ -57,9 +59,18 @@ class Inside:
         return streams
 
     async def datagram(self) -> tuple[bytes, Address]:
-        async with asyncio.timeout(5):
-            data, address = await asyncio.get_running_loop().sock_recvfrom(self.sock, 65536)
-        return data, address
+        """The next one; uvloop has no sock_recvfrom."""
+        loop, readable = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(self.sock.fileno(), readable.set)
+        try:
+            async with asyncio.timeout(5):
+                while True:
+                    with contextlib.suppress(BlockingIOError):
+                        return self.sock.recvfrom(65536)
+                    readable.clear()
+                    await readable.wait()
+        finally:
+            loop.remove_reader(self.sock.fileno())
 
     async def admitted(self) -> tuple[Streams, Address]:
         streams = await self.connect()
@@ -89,8 +100,8 @@ async def closed(streams: Streams) -> None:
                 pass
 
 
-@pytest.fixture
-async def inside() -> AsyncIterator[Inside]:
+@asynccontextmanager
+async def an_inside() -> AsyncIterator[Inside]:
     inside = Inside()
     await inside.start()
     yield inside
@@ -101,6 +112,12 @@ async def inside() -> AsyncIterator[Inside]:
     await inside.tcp.stop()
     assert inside.counted("connections") == 0
     inside.sock.close()
+
+
+@pytest.fixture
+async def inside() -> AsyncIterator[Inside]:
+    async with an_inside() as made:
+        yield made
 
 
 async def test_frames_go_both_ways_however_they_are_cut(inside: Inside) -> None:
@@ -197,10 +214,9 @@ async def test_a_receiver_that_does_not_read_loses_whole_datagrams(inside: Insid
     writer.transport.pause_reading()  # type: ignore[attr-defined]
     payload = bytes(1200)
     sent = 0
-    loop = asyncio.get_running_loop()
     while not inside.drops.counts[DropReason.TCP_SLOW]:
         for _ in range(50):
-            await loop.sock_sendto(inside.sock, struct.pack("!I", sent) + payload, address)
+            inside.sock.sendto(struct.pack("!I", sent) + payload, address)
             sent += 1
         await asyncio.sleep(0)
         assert sent < 200_000, "the bridge keeps everything"
@@ -208,7 +224,7 @@ async def test_a_receiver_that_does_not_read_loses_whole_datagrams(inside: Insid
     assert bridge._transport is not None
     assert bridge._transport.get_write_buffer_size() <= MAX_WAITING_BYTES
     writer.transport.resume_reading()  # type: ignore[attr-defined]
-    await loop.sock_sendto(inside.sock, b"\xff\xff\xff\xff the end", address)
+    inside.sock.sendto(b"\xff\xff\xff\xff the end", address)
     numbers = []
     async with asyncio.timeout(20):
         while True:
@@ -219,9 +235,36 @@ async def test_a_receiver_that_does_not_read_loses_whole_datagrams(inside: Insid
             assert len(data) == 1204
             numbers.append(struct.unpack_from("!I", data)[0])
             if len(numbers) % 200 == 0:  # it may have been dropped like any other
-                await loop.sock_sendto(inside.sock, b"\xff\xff\xff\xff the end", address)
+                inside.sock.sendto(b"\xff\xff\xff\xff the end", address)
     assert numbers == sorted(set(numbers))
     assert len(numbers) < sent
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        test_frames_go_both_ways_however_they_are_cut,
+        test_a_frame_that_is_too_large_ends_the_connection,
+        test_who_does_not_prove_itself_is_closed,
+        test_silence_ends_a_connection_and_so_does_its_leg,
+        test_a_receiver_that_does_not_read_loses_whole_datagrams,
+    ],
+)
+def test_the_same_under_uvloop(test: Callable[[Inside], Coroutine[None, None, None]]) -> None:
+    """Which is what workers run on."""
+
+    async def run() -> None:
+        async with an_inside() as inside:
+            await inside.admitted()
+            (bridge,) = inside.tcp._bridges
+            assert bridge._transport is not None
+            sock = bridge._transport.get_extra_info("socket")
+            assert sock.getsockopt(socket.IPPROTO_TCP, ice_tcp.TCP_NOTSENT_LOWAT) == ice_tcp.UNSENT_BYTES
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        async with an_inside() as inside:
+            await test(inside)
+
+    uvloop.run(run())
 
 
 def test_candidates_follow_rfc_6544() -> None:
