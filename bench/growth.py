@@ -24,6 +24,7 @@ from bench.load.servers import lianxin
 from bench.plot import Curve, svg
 
 HERE = Path(__file__).parent
+IDLE = (10, 100, 300, 1000)
 STEPS = (1, 3, 10, 30, 100, 300, 1000)
 PATTERN = replace(BURSTS, frames_per_s=10, key_every=100)
 WARM_S = 4.0
@@ -129,7 +130,7 @@ async def run(
             break
         forwarding[viewers] = measured
         say(f"{viewers:5} subscribers: {measured.us_per_packet:.2f} µs a packet, lost {measured.lost}")
-    idle = [await _idle(n, seconds, native, say) for n in (10, 100, 300, 1000) if n <= most]
+    idle = [await _idle(n, seconds, native, say) for n in IDLE if n <= most]
     return Growth(is_native, forwarding, idle)
 
 

@@ -64,5 +64,5 @@ def svg(title: str, x_name: str, y_name: str, curves: Sequence[Curve]) -> str:
 
 def _step(top: float) -> float:
     """1, 2 or 5 times a power of ten, for four to ten lines."""
-    power = 10 ** math.floor(math.log10(top / 4))
+    power: float = 10.0 ** math.floor(math.log10(top / 4))
     return next(power * factor for factor in (1, 2, 5, 10) if top / (power * factor) <= 10)

@@ -81,7 +81,7 @@ class Province:
         ]  # fmt: skip
 
 
-async def run(venues: int, seconds: float, *, native: bool = True) -> Province:
+async def run(venues: int, seconds: float, *, native: bool = True, warm_s: float = WARM_S) -> Province:
     async with lianxin(native=native) as server, http_session() as http:
         with Engine() as engine:
             everybody = [Client(engine, f"v{n}") for n in range(venues)]
@@ -116,7 +116,7 @@ async def run(venues: int, seconds: float, *, native: bool = True) -> Province:
             polling = (
                 asyncio.create_task(_poll(engine, chair, polled, tracks)) if len(polled) >= POLLED else None
             )
-            await asyncio.sleep(WARM_S)
+            await asyncio.sleep(warm_s)
             before = await server.metrics()
             measured = await measure(server, engine, Scenario("province", 1, venues - 1), seconds)
             await asyncio.sleep(1.2)  # the worker reports once a second

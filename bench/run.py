@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench import forwarding
+from bench import forwarding, growth, province, quality
 from bench.load.cpu import table
 from bench.load.servers import versions
 
@@ -54,8 +54,53 @@ async def _forwarding(options: Options) -> Part:
     return Part(results.markdown(), tuple(results.verdicts()))
 
 
+async def _province(options: Options) -> Part:
+    if options.smoke:
+        return Part((await province.run(24, 2, warm_s=1)).markdown())
+    result = await province.run(122, max(options.seconds, 30))
+    return Part(result.markdown(), tuple(result.verdicts()))
+
+
+async def _growth(options: Options) -> Part:
+    result = await growth.run(10 if options.smoke else 1000, options.seconds)
+    if not options.smoke:
+        result.write(RESULTS.parent)
+    return Part(result.markdown())
+
+
+async def _quality(options: Options) -> Part:
+    if options.smoke:
+        return Part("Not in a smoke run: it needs browsers.")
+    result = await quality.run(quality.CELLS, ("down", "up"), 2 * options.seconds, 7)
+    return Part(result.markdown(), tuple(result.verdicts()))
+
+
+async def _control(options: Options) -> Part:
+    return await _script("many_venues", *(("--venues", "12", "--limit-s", "10") if options.smoke else ()))
+
+
+async def _films(options: Options) -> Part:
+    return await _script("compose_speed", *(("--venues", "2", "--seconds", "2") if options.smoke else ()))
+
+
+async def _script(name: str, *arguments: str) -> Part:
+    """A bench of its own, in a process of its own."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, str(RESULTS.parent / f"{name}.py"), *arguments, stdout=asyncio.subprocess.PIPE
+    )
+    said, _ = await process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"{name}.py ended with {process.returncode}")
+    return Part(f"```\n{said.decode().strip()}\n```")
+
+
 PARTS: dict[str, tuple[str, Callable[[Options], Awaitable[Part]]]] = {
     "forwarding": ("CPU per forwarded packet", _forwarding),
+    "province": ("One province on one worker", _province),
+    "growth": ("Growth", _growth),
+    "quality": ("Joins and bad lines in Chromium", _quality),
+    "control": ("Control process: a province is called (without media)", _control),
+    "films": ("Recordings: how fast films are made", _films),
 }
 
 
