@@ -7,15 +7,16 @@ A line is left alone until its estimator has evidence of a bottleneck; from then
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sfu import allocation
 from sfu.allocation import HELD, Demand
 from sfu.consumer import LegConsumer
 from sfu.drops import DropReason
+from sfu.estimator import Outcome
 from sfu.lines import ALL_TEMPORAL, BASE_SHARES, FeedRates, LineState, demand, options
-from sfu.messages import StreamStates
+from sfu.messages import Counter, StreamStates
 from sfu.params import Kind
 from sfu.rtcp import ReportBlock
 from sfu.seams import LegHandle
@@ -38,8 +39,10 @@ AT_ONCE = 1.25  # a layer this much above the estimate isn't sent until the next
 CONTENT_MS = 30_000.0
 PROBE_MS = 120.0
 PROBE_PAUSE_MS = 1000.0
-MAX_PROBE_PAUSE_MS = 20_000.0
-PROBE_OVERSHOOT = 1.08
+MAX_PROBE_PAUSE_MS = 12_000.0
+MAX_PROBE_STEP = 2.0  # times the estimate: a failed probe must not stand long in the way of voices
+PROBE_OVERSHOOT = 1.25
+PROBE_BEYOND = 1.4
 MIN_PROBE_BPS = 40e3
 MIN_PROBE_BYTES, MAX_PROBE_BYTES = 1800, 60_000
 REPORT_MS = 900.0
@@ -102,6 +105,38 @@ class Congestion:
         line = self.line(leg)
         if now_ms - line.digests_ms > 2000:
             line.estimator.on_remb(bitrate_bps, line.sent_bps, now_ms)
+
+    # ------------------------------------------------------------ what is reported
+
+    def estimate_of(self, leg: LegHandle) -> float:
+        """bit/s, 0 while there is no evidence of a limit."""
+        line = self.lines.get(leg.name)
+        estimate = line.estimator.estimate_bps if line is not None else math.inf
+        return 0.0 if math.isinf(estimate) else estimate
+
+    def wanted_of(self, leg: LegHandle) -> float:
+        """bit/s that the leg's consumers would take; on a line without limits just what they get."""
+        line = self.lines.get(leg.name)
+        if line is None:
+            return 0.0
+        return line.wanted_bps if line.managed else line.sent_bps
+
+    def counters(self) -> list[Counter]:
+        """Of all lines together: a label for each client would never end."""
+        estimates = sorted(
+            line.estimator.estimate_bps for line in self.lines.values() if line.estimator.constrained
+        )
+        held = sum(consumer.held for consumer in self._media.consumers.values())
+        found = [
+            Counter("lianxin_lines", (), float(len(self.lines))),
+            Counter("lianxin_lines_constrained", (), float(len(estimates))),
+            Counter("lianxin_consumers_held", (), float(held)),
+            Counter("lianxin_probes_total", (), float(self.probes)),
+        ]
+        if estimates:
+            for name, value in (("0", estimates[0]), ("0.5", estimates[len(estimates) // 2])):
+                found.append(Counter("lianxin_estimate_bps", (("quantile", name),), value))
+        return found
 
     # ------------------------------------------------------------ what signalling wants
 
@@ -173,8 +208,7 @@ class Congestion:
         line.decided_ms, line.decided_bps = now_ms, estimate
         consumers, demands = self._demands(line, now_ms)
         budget = max(0.0, estimate - line.voice_bps)
-        may_rise = now_ms - line.lowered_ms >= max(CALM_DOWN_MS, line.patience_ms)
-        levels = allocation.allocate(demands, budget, may_rise=may_rise)
+        levels = allocation.allocate(demands, budget, may_rise=self._may_rise(line, now_ms))
         self._carry_out(line, consumers, demands, levels, estimate, now_ms)
         line.wanted_bps = allocation.needed_bps(demands) + line.voice_bps
         if any(levels[one.consumer_id] < len(one.layers) - 1 for one in demands):
@@ -182,6 +216,10 @@ class Congestion:
         elif now_ms - line.content_ms > CONTENT_MS and now_ms - line.lowered_ms > CONTENT_MS:
             estimator.relax()  # all has been carried for long
             self._free(line)
+
+    @staticmethod
+    def _may_rise(line: LineState, now_ms: float) -> bool:
+        return now_ms - line.lowered_ms >= max(CALM_DOWN_MS, line.patience_ms)
 
     def _demands(self, line: LineState, now_ms: float) -> tuple[dict[str, LegConsumer], list[Demand]]:
         consumers: dict[str, LegConsumer] = {}
@@ -209,18 +247,15 @@ class Congestion:
         self,
         line: LineState,
         consumers: dict[str, LegConsumer],
-        demands: Iterable[Demand],
+        demands: Sequence[Demand],
         levels: dict[str, int],
         estimate_bps: float,
         now_ms: float,
     ) -> None:
         held: list[str] = []
         freed: list[str] = []
-        lowered = raised = False
         for one in demands:
             consumer, level = consumers[one.consumer_id], levels[one.consumer_id]
-            lowered |= level < one.level
-            raised |= level > one.level
             if level == HELD:
                 if not consumer.held:
                     consumer.held = True
@@ -239,14 +274,17 @@ class Congestion:
                 if level < one.level:
                     self._leave_what_is_too_much(consumer, layer.spatial, estimate_bps)
                 consumer.select()
-        if lowered:
+        before = allocation.granted_bps(demands, {one.consumer_id: one.level for one in demands})
+        after = allocation.granted_bps(demands, levels)
+        if after < before:
             if now_ms - line.raised_ms < FLAP_MS:
+                self._rest_from_probes(line, now_ms)
                 line.patience_ms = min(MAX_CALM_DOWN_MS, max(CALM_DOWN_MS, line.patience_ms) * 2)
             line.lowered_ms = now_ms
-        if raised:
+        elif now_ms - line.raised_ms > FLAP_MS:
+            line.patience_ms = line.probe_pause_ms = 0.0  # what was dared has proved true
+        if after > before:
             line.raised_ms = now_ms
-            if now_ms - line.lowered_ms > 2 * MAX_CALM_DOWN_MS:
-                line.patience_ms = 0.0
         if held or freed:
             self._media.emit(StreamStates(line.leg.name, tuple(held), tuple(freed)))
 
@@ -289,30 +327,45 @@ class Congestion:
 
     def _probe(self, line: LineState, now_ms: float) -> None:
         estimator = line.estimator
-        if estimator.probe_failed:
-            estimator.probe_failed = False
-            pause = max(PROBE_PAUSE_MS, line.probe_pause_ms * 2)
-            line.probe_pause_ms = min(MAX_PROBE_PAUSE_MS, pause)
-            line.next_probe_ms = now_ms + line.probe_pause_ms
+        outcome = estimator.take_outcome()
+        if outcome is Outcome.CARRIED:
+            line.lowered_ms, line.dirty = -1e12, True  # this is what we waited for
+            line.next_probe_ms = now_ms
+            self._decide(line, now_ms)
+            if estimator.estimate_bps < 1.1 * line.probed_from_bps:
+                line.next_probe_ms = now_ms + PROBE_PAUSE_MS
+        elif outcome is Outcome.FAILED:
+            self._rest_from_probes(line, now_ms)
         if now_ms < line.next_probe_ms or not estimator.calm or estimator.silent(now_ms):
             return
-        if now_ms - line.lowered_ms < max(CALM_DOWN_MS, line.patience_ms) or line.leg.queued:
+        if now_ms - line.lowered_ms < CALM_DOWN_MS or line.leg.queued:
             return
         _, demands = self._demands(line, now_ms)
         levels = {one.consumer_id: one.level for one in demands}
         step = allocation.next_step_bps(demands, levels)
         if not step:
             return
-        needed = (allocation.granted_bps(demands, levels) + step) / allocation.UP_SHARE + line.voice_bps
+        granted = allocation.granted_bps(demands, levels)
+        needed = (granted + step) / allocation.UP_SHARE + line.voice_bps
         if estimator.estimate_bps >= needed:
-            return  # the next decision goes there without a question
-        extra = max(MIN_PROBE_BPS, needed * PROBE_OVERSHOOT - estimator.sent_bps)
+            if self._may_rise(line, now_ms):
+                return  # the next decision goes there without a question
+            needed = PROBE_BEYOND * estimator.estimate_bps  # patience ends when the line is much wider
+        target = min(needed * PROBE_OVERSHOOT, MAX_PROBE_STEP * estimator.estimate_bps)
+        extra = max(MIN_PROBE_BPS, target - min(estimator.sent_bps, granted + line.voice_bps))
         size = int(max(MIN_PROBE_BYTES, min(MAX_PROBE_BYTES, extra * PROBE_MS / 8000)))
         line.cluster = line.cluster % 0xFFFF + 1
         if line.leg.probe(line.cluster, extra, size):
             self.probes += 1
+            line.probed_from_bps = estimator.estimate_bps
             estimator.begin_probe(line.cluster, size, now_ms)
         line.next_probe_ms = now_ms + max(PROBE_PAUSE_MS, line.probe_pause_ms)
+
+    @staticmethod
+    def _rest_from_probes(line: LineState, now_ms: float) -> None:
+        pause = max(PROBE_PAUSE_MS, line.probe_pause_ms * 2)
+        line.probe_pause_ms = min(MAX_PROBE_PAUSE_MS, pause)
+        line.next_probe_ms = now_ms + line.probe_pause_ms
 
     # ------------------------------------------------------------ voices
 

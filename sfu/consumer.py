@@ -136,6 +136,12 @@ class LegConsumer(Consumer):
             return 0.0
         return self.loss
 
+    def jitter_at(self, now_ms: float) -> float:
+        """In ms, as ``loss_at``."""
+        if self.route.feed is None or now_ms - self.loss_ms > REPORT_VALID_MS:
+            return 0.0
+        return self.jitter_ms
+
     def bind(self) -> Binding:
         return ortc.bind(self.producer.rtp, self.producer.leg, self.rtp, make_red=self.make_red)
 

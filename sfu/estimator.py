@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from enum import StrEnum
 
 from sfu.losses import MIN_LOSS, LossModel
 from sfu.queueing import QueueDetector, Use
@@ -31,6 +32,8 @@ SILENCE_MS = 1200.0  # libwebrtc reports at least each 250 ms
 OBSERVE_MS = 250.0
 OBSERVE_AT_MOST_MS = 3000.0
 OBSERVE_PACKETS = 10
+FLOOD_MS = 80.0  # when so much is lost that a short look is enough
+FLOOD_LOSS = 0.3
 WINDOW_MS = 1000.0
 SHORT_MS = 300.0
 PROBE_PACKETS = 5
@@ -83,6 +86,13 @@ class Throughput:
         return size * 8000 / sent_ms, size * 8000 / arrived_ms
 
 
+class Outcome(StrEnum):
+    """Of a probe."""
+
+    CARRIED = "carried"
+    FAILED = "failed"
+
+
 class _Probing:
     """A probe that is on its way."""
 
@@ -99,7 +109,7 @@ class Estimator:
     __slots__ = (
         "_acked_bytes", "_capacity_bps", "_capacity_spread", "_decreased_ms", "_delay_bps", "_grown_ms",
         "_heard_ms", "_lost", "_observed_ms", "_over_since_ms", "_probing", "_queue_at_decrease", "_received",
-        "_remb_bps", "_remb_ms", "_watched", "losses", "probe_failed", "queue", "sent_bps", "throughput",
+        "_remb_bps", "_remb_ms", "_watched", "losses", "outcome", "queue", "sent_bps", "throughput",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -107,7 +117,7 @@ class Estimator:
         self.throughput = Throughput()
         self.losses = LossModel()
         self.sent_bps = 0.0  # by what was acknowledged and lost
-        self.probe_failed = False  # the last one
+        self.outcome: Outcome | None = None  # of the last probe, until it is taken
         self._probing: _Probing | None = None
         self._delay_bps = math.inf
         self._capacity_bps = 0.0  # what arrived when queues grew, 0 = unknown
@@ -165,12 +175,14 @@ class Estimator:
         self._received += digest.received
         self._lost += digest.lost
         self._acked_bytes += digest.acked_bytes
-        self._observe(digest.newest_send_ms, now_ms)
+        packets = self._received + self._lost
+        floods = packets >= OBSERVE_PACKETS and self._lost > FLOOD_LOSS * packets
+        self._observe(digest.newest_send_ms, FLOOD_MS if floods else OBSERVE_MS, now_ms)
         self._merge_clusters(digest, now_ms)
         queue = self.queue
         if math.isinf(self._delay_bps):
             late = [group for group in digest.groups if queue.delay(group) >= CLEAN_MS]
-            if not late:
+            if not late and not floods and self.losses.loss < FLOOD_LOSS / 2:
                 if self._watched and digest.groups:
                     self._watched = False
                     queue.forget_trend()
@@ -192,16 +204,17 @@ class Estimator:
         self._probing = None
         self._over_since_ms = -1.0
 
-    def _observe(self, send_ms: float, now_ms: float) -> None:
+    def _observe(self, send_ms: float, least_ms: float, now_ms: float) -> None:
         """Once in a while: rate and losses of what was sent since."""
         packets = self._received + self._lost
         span_ms = send_ms - self._observed_ms
-        if not send_ms or span_ms < OBSERVE_MS or packets < OBSERVE_PACKETS:
+        if not send_ms or span_ms < least_ms or packets < OBSERVE_PACKETS:
             return
         if span_ms <= OBSERVE_AT_MOST_MS and self._received:
             sent = self._acked_bytes * packets / self._received
             self.sent_bps = sent * 8000 / span_ms
-            self.losses.add(self.sent_bps, packets, self._lost, now_ms)
+            _, arrived = self.throughput.rates(SHORT_MS) if self._watched else (0.0, 0.0)
+            self.losses.add(self.sent_bps, packets, self._lost, now_ms, arrived)
         self._observed_ms = send_ms
         self._received = self._lost = self._acked_bytes = 0
 
@@ -287,6 +300,11 @@ class Estimator:
         if probing is not None and now_ms - probing.begun_ms > PROBE_WAIT_MS + rtt_ms:
             self._finish(probing)
 
+    def take_outcome(self) -> Outcome | None:
+        """Once after each probe."""
+        outcome, self.outcome = self.outcome, None
+        return outcome
+
     def _merge_clusters(self, digest: Digest, now_ms: float) -> None:
         probing = self._probing
         if probing is None:
@@ -309,7 +327,7 @@ class Estimator:
 
     def _finish(self, probing: _Probing) -> None:
         self._probing = None
-        self.probe_failed = True
+        self.outcome = Outcome.FAILED
         seen = probing.seen
         if seen is None or seen.packets < PROBE_PACKETS or seen.size < 0.5 * probing.size:
             return
@@ -320,16 +338,16 @@ class Estimator:
         size = seen.size * (seen.packets - 1) / seen.packets  # n packets have n - 1 distances
         sent, arrived = size * 8000 / sent_ms, size * 8000 / arrived_ms
         if arrived >= PROBE_KEPT * sent and seen.size >= 0.85 * probing.size:
-            self.probe_failed = False
+            self.outcome = Outcome.CARRIED
             found = PROBE_TRUST * min(sent, arrived)
         else:
             found = DECREASE * min(sent, arrived)
             self._note_capacity(arrived)
         if math.isfinite(found) and found > self._delay_bps:
             self._delay_bps = min(MAX_BPS, found)
-            if not self.probe_failed and self._capacity_bps < found:
+            if self.outcome is Outcome.CARRIED and self._capacity_bps < found:
                 self._capacity_bps = 0.0
-        if not self.probe_failed and self.losses.bound_bps < found:
+        if self.outcome is Outcome.CARRIED and self.losses.bound_bps < found:
             self.losses.bound_bps = found
 
     # ------------------------------------------------------------ receivers without it

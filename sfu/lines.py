@@ -11,7 +11,7 @@ from sfu.estimator import Estimator
 from sfu.producer import Producer
 from sfu.seams import FeedHandle, LegHandle
 
-RISE, FALL = 0.5, 0.1  # a stream that grows is believed sooner than one that rests
+RISE, FALL = 0.25, 0.1  # in 200 ms: slow enough that a key frame is no higher rate, and a rest no lower one
 MIN_LAYER_BPS = 15_000.0  # a still picture may move again any time
 BASE_SHARES = (0.55, 0.8)  # of a VP8 stream in its lowest and two lowest temporal layers, until measured
 NO_LAYERS = 0.95
@@ -45,9 +45,9 @@ class FeedRates:
             fresh = [(size - before[1]) * 8000 / elapsed_ms]
             if layers and len(before[2]) == len(layers):
                 fresh = [max(0, b - a) * 8000 / elapsed_ms for a, b in zip(before[2], layers, strict=True)]
-            known = self._rates.get(feed, (0.0,) * len(fresh))
-            if len(known) != len(fresh):
-                known = (0.0,) * len(fresh)
+            known = self._rates.get(feed, ())
+            if len(known) != len(fresh) or not any(known):
+                known = tuple(fresh)
             weight = min(1.0, elapsed_ms / 200)
             self._rates[feed] = tuple(
                 old + (new - old) * min(1.0, (RISE if new > old else FALL) * weight)
@@ -79,6 +79,7 @@ class LineState:
     cluster: int = 0
     next_probe_ms: float = 0.0
     probe_pause_ms: float = 0.0
+    probed_from_bps: float = 0.0
     digests_ms: float = -1e12
     pacing_bps: float = 0.0
     # what it was sent, for receivers without transport-wide feedback

@@ -18,7 +18,7 @@ MAX_INHERENT = 0.5
 REJECT = 8.0  # a fit this much worse than the best is wrong
 DISPERSION = 3.0  # losses come in bursts: a third of the evidence that independent ones would be
 SAME_RATE = 1.2
-AMBIGUOUS_LOSS = 0.12
+AMBIGUOUS_LOSS = 0.15  # of all that was seen: less is mended by retransmission
 EXPERIMENT = 0.75
 EXPERIMENT_MS = 1500.0
 EXPERIMENT_EVERY_MS = 20_000.0
@@ -32,6 +32,7 @@ class Observation(NamedTuple):
     sent_bps: float
     packets: int
     loss: float
+    delivered_bps: float
 
 
 class LossModel:
@@ -57,13 +58,19 @@ class LossModel:
         """Nothing is lost and nothing bound."""
         return self.bound_bps == float("inf") and self.loss < MIN_LOSS / 2 and self._until_ms < 0
 
-    def add(self, sent_bps: float, packets: int, lost: int, now_ms: float) -> None:
-        """A quarter of a second or so: what was sent, in how many packets, and how many of them were lost."""
+    def add(self, sent_bps: float, packets: int, lost: int, now_ms: float, arrived_bps: float = 0.0) -> None:
+        """A quarter of a second or so: what was sent, in how many packets, and how many of them were lost.
+
+        ``arrived_bps``: how fast they came by the receiver's clock, 0 = unknown.
+        """
         if packets <= 0 or not 0 < sent_bps < 1e12:
             return
         share = min(1.0, max(0.0, lost / packets))
-        self._seen.append(Observation(sent_bps, packets, share))
-        self.loss += (share - self.loss) * 0.3
+        delivered = sent_bps * (1 - share)
+        if arrived_bps > 0:
+            delivered = min(delivered, arrived_bps)
+        self._seen.append(Observation(sent_bps, packets, share, delivered))
+        self.loss += (share - self.loss) * min(0.6, max(0.1, packets / 50))
         self._decide(now_ms)
 
     def _decide(self, now_ms: float) -> None:
@@ -94,14 +101,16 @@ class LossModel:
             else:
                 self._every_ms = EXPERIMENT_EVERY_MS
             return
+        seen = self._seen
+        packets = sum(one.packets for one in seen)
         if (
-            self.loss < AMBIGUOUS_LOSS
-            or len(self._seen) < 4
+            len(seen) < OBSERVATIONS // 2
+            or sum(one.loss * one.packets for one in seen) < AMBIGUOUS_LOSS * packets
             or capacity != float("inf")
             or now_ms - self._asked_ms < self._every_ms
         ):
             return
-        rates = [one.sent_bps for one in self._seen]
+        rates = [one.sent_bps for one in seen]
         if max(rates) > SAME_RATE * min(rates):
             return
         self._asked_ms, self._until_ms = now_ms, now_ms + EXPERIMENT_MS
@@ -110,10 +119,10 @@ class LossModel:
     def _fit(self) -> float:
         """The capacity that explains what was seen; infinite = the line may well lose by itself."""
         newest = self._seen[-1]
-        delivered = sorted(one.sent_bps * (1 - one.loss) for one in list(self._seen)[-5:])
+        delivered = sorted(one.delivered_bps for one in list(self._seen)[-5:])
         middle = delivered[len(delivered) // 2]
         if newest.loss > MAX_INHERENT and self.loss > MAX_INHERENT / 2:
-            return middle  # no radio is that bad
+            return min(middle, newest.delivered_bps)  # no radio is that bad
         candidates = [float("inf"), middle * 1.1, middle, middle * 0.9, delivered[0]]
         if self.bound_bps < float("inf"):
             candidates.append(self.bound_bps)

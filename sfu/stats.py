@@ -84,10 +84,16 @@ class Statistics:
             for consumer in media.consumers.values()
         ]
         nothing = _Share()
+        congestion = media.congestion
         transports = {
             leg.name: TransportReport(
                 leg.name, leg.rtt_ms, up.get(leg.name, nothing).fraction,
                 down.get(leg.name, nothing).fraction, leg.bytes_in, leg.bytes_out,
+                jitter_up_ms=_jitter_up_ms(leg, now_ms),
+                jitter_down_ms=max((c.jitter_at(now_ms) for c in media.consumers_of(leg)), default=0.0),
+                estimate_bps=congestion.estimate_of(leg),
+                wanted_bps=congestion.wanted_of(leg),
+                held=sum(consumer.held for consumer in media.consumers_of(leg)),
             )
             for leg in media.relay.legs()
         }  # fmt: skip
@@ -160,6 +166,7 @@ class Statistics:
             *by_direction("lianxin_pli_total", feedback.plis_in, feedback.plis_out),
             *by_direction("lianxin_packets_lost_total", lost_in, lost_out),
             *media.relay.drops.counters(),
+            *media.congestion.counters(),
             *gauges(
                 [
                     ("lianxin_producers", len(media.producers)),
@@ -168,6 +175,11 @@ class Statistics:
                 ]
             ),
         ]
+
+
+def _jitter_up_ms(leg: LegHandle, now_ms: float) -> float:
+    living = (feed for feed in leg.feeds.values() if feed.alive(now_ms))
+    return max((feed.jitter * 1000 / feed.clock_rate for feed in living), default=0.0)
 
 
 def _add_feed(traffic: Traffic, feed: FeedHandle) -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sfu.estimator import MAX_BPS, MIN_BPS, Estimator
+from sfu.estimator import MAX_BPS, MIN_BPS, Estimator, Outcome
 from sfu.queueing import Use
 from sfu.seams import Cluster, Digest, Group
 from tests.fixtures.sfu_line_model import Line, Path
@@ -82,8 +82,7 @@ class Call:
     def _probe(self) -> None:
         estimator = self.estimator
         estimator.expire_probe(self.now_ms, 2 * self.line.delay_ms)
-        if estimator.probe_failed:
-            estimator.probe_failed = False
+        if estimator.take_outcome() is Outcome.FAILED:
             self.pause_ms = min(30_000.0, self.pause_ms * 2)
             self.next_probe_ms = self.now_ms + self.pause_ms
         if (
@@ -229,7 +228,8 @@ def test_probe_lifts_the_estimate_at_once_or_not_at_all() -> None:
         estimator.on_digest(Digest((), 40, 0, 12_000, now + 100, (cluster,)), now + 150, 20)
         estimator.on_digest(Digest((), 1, 0, 100, now + 120, ()), now + 200, 20)
         assert not estimator.probing
-        assert estimator.probe_failed is not lifted
+        assert estimator.take_outcome() is (Outcome.CARRIED if lifted else Outcome.FAILED)
+        assert estimator.take_outcome() is None
         assert (estimator.estimate_bps > 800e3) is lifted
         assert estimator.estimate_bps >= before
 
