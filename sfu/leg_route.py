@@ -14,7 +14,7 @@ from sfu.drops import DropReason, Drops
 from sfu.nack import ResendBudget
 from sfu.pacer import PADDING
 from sfu.ring import AUDIO_SLOTS, VIDEO_SLOTS, Ring
-from sfu.route import Route, outgoing_payload, patch_pictures
+from sfu.route import Binding, Route, outgoing_payload, patch_pictures
 from sfu.rtp import RTP_HEADER, U16, ExtensionPlan, Packet
 from sfu.seq import NumberMap
 from sfu.srtp import BUFFER_SIZE, OK, TRAILER_ROOM, SrtpBuffer, lib
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Send = Callable[[memoryview, tuple[str, int]], object]
 MAX_PLAIN = BUFFER_SIZE - TRAILER_ROOM
-MIN_RESEND_INTERVAL_MS = 20.0
+MIN_RESEND_INTERVAL_MS, MAX_RESEND_INTERVAL_MS = 20.0, 100.0
 
 _pack_header = RTP_HEADER.pack_into
 _pack_u16 = U16.pack_into
@@ -214,21 +214,20 @@ class LegRoute(Route):
         """Answer a NACK for this number: by RTX (RFC 4588), or without RTX by the very same packet."""
         ring, binding, srtp = self.ring, self.binding, self.leg.srtp
         sent = ring.find(sequence) if ring is not None else None
-        if ring is None or sent is None or srtp is None or binding is None:
+        rtx_type: int | None = None
+        if sent is not None and binding is not None:
+            rtx_type = self._rtx_type(sent.marker_type & 0x7F, binding)
+        if ring is None or sent is None or srtp is None or binding is None or rtx_type is None:
             self.drops.count(DropReason.NACK_MISS)
             return False
-        if not ring.may_resend(sequence, now_ms, max(MIN_RESEND_INTERVAL_MS, self.leg.rtt_ms)):
+        # half a round trip: with jitter a receiver asks again before the first answer can have come
+        interval_ms = min(MAX_RESEND_INTERVAL_MS, max(MIN_RESEND_INTERVAL_MS, self.leg.rtt_ms / 2))
+        if not ring.may_resend(sequence, now_ms, interval_ms):
             self.drops.count(DropReason.NACK_TOO_SOON)
             return False
         if not self.budget.take(now_ms):
             self.drops.count(DropReason.NACK_LIMIT)
             return False
-        rtx_type = -1
-        if self.rtx_ssrc:
-            for codec in binding.codecs.values():
-                if codec.payload_type == sent.marker_type & 0x7F:
-                    rtx_type = codec.rtx_type
-                    break
         view = self.buffer.view
         if rtx_type >= 0:
             plan = binding.rtx_plan
@@ -273,6 +272,17 @@ class LegRoute(Route):
         if self.leg.pacer is not None:
             self.leg.pacer.charge(end, now_ms)
         return True
+
+    def _rtx_type(self, payload_type: int, binding: Binding) -> int | None:
+        """-1: the same packet again.  None: of a source before, whose codec the present one does not have.
+        Such a packet was numbered when it left: nobody knows its bytes, and others would reuse a nonce.
+        """
+        if not self.rtx_ssrc:
+            return -1
+        for codec in binding.codecs.values():
+            if codec.payload_type == payload_type:
+                return codec.rtx_type
+        return None
 
     # ------------------------------------------------------------ padding
 

@@ -282,13 +282,21 @@ void route_emit(Route *route, const Packet *packet, bool is_red, Numbers numbers
 
 /* ---------------------------------------------------------------- retransmission */
 
-static int rtx_type_of(const Route *route, uint8_t out_type)
+/* False: of a source before, whose codec the present one does not have.  Such a packet was numbered when it
+ * left, so nobody knows its bytes, and other bytes would use a nonce twice.  rtx_type -1: the same bytes again. */
+static bool find_rtx_type(const Route *route, uint8_t out_type, int *rtx_type)
 {
     const Bound *bound = route->binding;
-    for (int i = 0; route->rtx_ssrc && i < bound->codecs; i++)
-        if (bound->codec[i].out_type == out_type)
-            return bound->codec[i].rtx_type;
-    return -1;
+    *rtx_type = -1;
+    if (!route->rtx_ssrc)
+        return true;
+    for (int i = 0; i < bound->codecs; i++) {
+        if (bound->codec[i].out_type == out_type) {
+            *rtx_type = bound->codec[i].rtx_type;
+            return true;
+        }
+    }
+    return false;
 }
 
 /* False when a NACK for this number must not be answered now; counted. */
@@ -343,13 +351,14 @@ bool route_resend(Route *route, uint16_t sequence, double now_ms)
     Relay *relay = route->relay;
     Leg *leg = route->leg;
     Sent *sent = route->resends ? ring_find(&route->ring, sequence) : NULL;
-    if (!sent || !leg || !leg->send || !route->binding) {
+    int rtx_type;
+    if (!sent || !leg || !leg->send || !route->binding ||
+        !find_rtx_type(route, sent->marker_type & 0x7F, &rtx_type)) {
         drop(relay, DROP_NACK_MISS);
         return false;
     }
     if (!may_resend(route, sent, now_ms))
         return false;
-    int rtx_type = rtx_type_of(route, sent->marker_type & 0x7F);
     uint8_t *slot = output_reserve(relay->output);
     int at = rtx_type >= 0 ? write_rtx_head(route, sent, rtx_type, slot) : write_same_head(route, sent, slot);
     int end = at + sent->payload->size;

@@ -16,8 +16,10 @@
 #ifndef UDP_SEGMENT
 #define UDP_SEGMENT 103
 #endif
-#define SLOTS 1024             /* datagrams; also the most entries that one sendmmsg takes */
+#ifndef OUTPUT_SLOTS           /* fuzzers take fewer */
+#define OUTPUT_SLOTS 1024      /* datagrams; also the most entries that one sendmmsg takes */
 #define ARENA_SIZE (1u << 20)  /* bytes of datagrams before a flush: they should still be in the cache then */
+#endif
 #define ALIGNMENT 64u          /* a cache line */
 #define MAX_SEGMENTS 64        /* UDP_MAX_SEGMENTS of older kernels */
 #define MAX_SEND 65000         /* bytes of one GSO send */
@@ -47,10 +49,10 @@ struct Output {
     Destination *first, **last; /* those with something to send, in the order of their first datagram */
     int used;                   /* slots */
     uint32_t filled;            /* bytes of the arena */
-    Slot slot[SLOTS];
-    struct mmsghdr message[SLOTS];
-    struct iovec part[SLOTS];
-    Control control[SLOTS];
+    Slot slot[OUTPUT_SLOTS];
+    struct mmsghdr message[OUTPUT_SLOTS];
+    struct iovec part[OUTPUT_SLOTS];
+    Control control[OUTPUT_SLOTS];
     uint8_t arena[ARENA_SIZE];
 };
 
@@ -89,7 +91,7 @@ const OutputCounts *output_counts(const Output *output)
 
 uint8_t *output_reserve(Output *output)
 {
-    if (output->used == SLOTS || output->filled + SLOT_SIZE > ARENA_SIZE)
+    if (output->used == OUTPUT_SLOTS || output->filled + SLOT_SIZE > ARENA_SIZE)
         output_flush(output, 0);
     return output->arena + output->filled;
 }

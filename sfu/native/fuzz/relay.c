@@ -326,7 +326,8 @@ static void call_route(World *world, Script *script)
         route_stop(route);
         break;
     case 2:
-        route_hush(route, world->now_ms);
+        route_hush(route, world->now_ms); /* only ever before a stop: it takes numbers of packets to come */
+        route_stop(route);
         break;
     case 3:
         route_set_layers(route, (int)read8(script) % 4, (int)read8(script) % 4);

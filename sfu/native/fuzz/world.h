@@ -10,18 +10,20 @@
 #define ROUTES 8
 #define TAG 16 /* bytes that our SRTP adds and checks */
 #define SEEN_SSRCS 20
-#define SEEN 256
+#define SEEN 128
 
 /* Stands for one srtp_t.  Remembers what was sent under which number: with AES-GCM, other bytes under a number
  * that was used would give away the key stream. */
 typedef struct {
+    uint32_t ssrc;
+    int64_t highest;
+    int64_t number[SEEN];
+    uint64_t hash[SEEN];
+} SentStream;
+
+typedef struct {
     bool is_sending;
-    struct {
-        uint32_t ssrc;
-        int64_t highest;
-        int64_t number[SEEN];
-        uint64_t hash[SEEN];
-    } stream[SEEN_SSRCS];
+    SentStream *stream[SEEN_SSRCS];
 } Session;
 
 typedef struct {
@@ -58,25 +60,27 @@ static void check_number(Session *session, const uint8_t *data, int size)
 {
     uint32_t ssrc = (uint32_t)data[8] << 24 | (uint32_t)data[9] << 16 | (uint32_t)data[10] << 8 | data[11];
     uint16_t sequence = (uint16_t)(data[2] << 8 | data[3]);
-    for (int i = 0; i < SEEN_SSRCS; i++) {
-        if (session->stream[i].ssrc == 0) {
-            session->stream[i].ssrc = ssrc;
-            session->stream[i].highest = (int64_t)sequence + 0x10000;
+    SentStream *stream = NULL;
+    for (int i = 0; i < SEEN_SSRCS && !stream; i++) {
+        if (!session->stream[i]) {
+            stream = session->stream[i] = calloc(1, sizeof *stream);
+            MUST(stream);
+            stream->ssrc = ssrc;
+            stream->highest = (int64_t)sequence + 0x10000;
+        } else if (session->stream[i]->ssrc == ssrc) {
+            stream = session->stream[i];
         }
-        if (session->stream[i].ssrc != ssrc)
-            continue;
-        int64_t highest = session->stream[i].highest;
-        int64_t number = highest + (int16_t)(sequence - (uint16_t)highest);
-        if (number > highest)
-            session->stream[i].highest = number;
-        uint64_t hash = hash_of(data, size);
-        int64_t *known = &session->stream[i].number[number % SEEN];
-        if (*known == number)
-            MUST(session->stream[i].hash[number % SEEN] == hash); /* else: a nonce is used twice */
-        *known = number;
-        session->stream[i].hash[number % SEEN] = hash;
-        return;
     }
+    if (!stream)
+        return;
+    int64_t number = stream->highest + (int16_t)(sequence - (uint16_t)stream->highest);
+    if (number > stream->highest)
+        stream->highest = number;
+    uint64_t hash = hash_of(data, size);
+    if (stream->number[number % SEEN] == number)
+        MUST(stream->hash[number % SEEN] == hash); /* else: a nonce is used twice */
+    stream->number[number % SEEN] = number;
+    stream->hash[number % SEEN] = hash;
 }
 
 static int world_protect(void *context, void *packet, int *size)
@@ -133,7 +137,10 @@ static void world_set_keys(World *world, int leg, bool with_keys)
     if (world->leg[leg])
         leg_set_srtp(world->leg[leg], fresh[0], fresh[1], fresh[2], fresh[3]);
     for (int i = 0; i < 4; i++) {
-        free(world->session[leg][i]);
+        Session *old = world->session[leg][i];
+        for (int stream = 0; old && stream < SEEN_SSRCS; stream++)
+            free(old->stream[stream]);
+        free(old);
         world->session[leg][i] = fresh[i];
     }
 }
