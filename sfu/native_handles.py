@@ -94,7 +94,7 @@ class NativeLeg(_relay.Leg):
             del self.feeds[known]
         self.feeds[ssrc] = feed
         self.bind_ssrc(ssrc, feed)
-        self._relay.handle_soon()  # a feed that had another SSRC begins anew
+        self._relay.look_soon()  # a feed that had another SSRC begins anew
 
     def bind_rtx(self, ssrc: int, feed: NativeFeed) -> None:
         self.bind_rtx_ssrc(ssrc, feed)
@@ -140,7 +140,8 @@ class NativeLeg(_relay.Leg):
 
     def take_feedback(self, now_ms: float) -> list[bytes]:
         """The engine sends it by itself."""
-        self.send_feedback(now_ms)
+        if self.feeds:
+            self.send_feedback(now_ms)
         return []
 
 

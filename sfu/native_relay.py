@@ -294,8 +294,9 @@ class NativeRelay:
         leg.send_rtcp(data)
 
     def ask_again(self, leg: NativeLeg, now_ms: float) -> None:
-        leg.ask_again(now_ms)
-        self.handle_soon()  # an overflow is told as an event
+        if leg.feeds:
+            leg.ask_again(now_ms)
+            self.look_soon()  # an overflow is told as an event
 
     def release(self, now_ms: float) -> None:
         self.engine.release(now_ms)
@@ -331,23 +332,31 @@ class NativeRelay:
 
     def _handle_all(self) -> None:
         """Every event, those that handling makes too."""
+        self._soon = None
         while self._fetch():
             while self._events:
                 self._handle(self._events.popleft())
 
     def _on_events(self) -> None:
-        """The engine's descriptor stays readable while it has more."""
+        """One look at the engine a turn; its descriptor stays readable while it has more."""
         self._soon = None
+        if not self._events:
+            self._fetch()
         for _ in range(TURN):
-            if not self._events and not self._fetch():
+            if not self._events:
                 return
             self._handle(self._events.popleft())
         self.handle_soon()
 
     def handle_soon(self) -> None:
-        """Events may have been made by a call of ours, or wait since the last turn."""
-        if self._soon is None and self._loop is not None and (self._pump or self._events):
+        """What was fetched and is left from the last turn."""
+        if self._events and self._soon is None and self._loop is not None:
             self._soon = self._loop.call_soon(self._on_events)
+
+    def look_soon(self) -> None:
+        """A call of ours may have made events: without a thread nobody watches the descriptor."""
+        if self._pump and self._soon is None and self._loop is not None:
+            self._soon = self._loop.call_soon(self._handle_all)
 
     def _fetch(self) -> bool:
         self._events.extend(self.engine.drain())
