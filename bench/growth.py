@@ -24,7 +24,7 @@ from bench.load.servers import lianxin
 from bench.plot import Curve, svg
 
 HERE = Path(__file__).parent
-IDLE = (10, 100, 300, 1000)
+IDLE = (3, 10, 100, 300, 1000)
 STEPS = (1, 3, 10, 30, 100, 300, 1000)
 PATTERN = replace(BURSTS, frames_per_s=10, key_every=100)
 WARM_S = 4.0
@@ -46,6 +46,7 @@ class Growth:
     native: bool
     forwarding: dict[int, Measured]
     idle: list[Idle]
+    most: int = STEPS[-1]
 
     def markdown(self) -> str:
         first = table(
@@ -89,7 +90,7 @@ class Growth:
             ],
         )
         relay = "native relay" if self.native else "Python twin"
-        missing = [n for n in STEPS if self.forwarding and n not in self.forwarding]
+        missing = [n for n in STEPS if n <= self.most and n not in self.forwarding]
         rest = (
             f"\n\nNot measured: {missing} subscribers; the worker or the machine was full." if missing else ""
         )
@@ -131,7 +132,7 @@ async def run(
         forwarding[viewers] = measured
         say(f"{viewers:5} subscribers: {measured.us_per_packet:.2f} µs a packet, lost {measured.lost}")
     idle = [await _idle(n, seconds, native, say) for n in IDLE if n <= most]
-    return Growth(is_native, forwarding, idle)
+    return Growth(is_native, forwarding, idle, most)
 
 
 async def _idle(venues: int, seconds: float, native: bool, say: Callable[[str], None]) -> Idle:
