@@ -135,7 +135,7 @@ class Congestion:
         ]
         if estimates:
             for name, value in (("0", estimates[0]), ("0.5", estimates[len(estimates) // 2])):
-                found.append(Counter("lianxin_estimate_bps", (("quantile", name),), value))
+                found.append(Counter("lianxin_worker_estimate_bps", (("quantile", name),), value))
         return found
 
     # ------------------------------------------------------------ what signalling wants

@@ -29,6 +29,7 @@ class Consumer:
         self.priority = 0
         self.allowed: tuple[int, int] | None = None  # (spatial, temporal) that the line carries, None = all
         self.held = False  # the line does not even carry the lowest
+        self.rtt_ms = 0.0
         self.binding: Binding | None = None
 
     @property
@@ -95,12 +96,15 @@ class Consumer:
         self.route.stop()
         self.select()
 
-    def want_key_frame(self) -> None:
+    def want_key_frame(self, now_ms: float) -> None:
         """The receiver can't decode (PLI, FIR)."""
         if self.paused or self.producer.paused:
             return
         for feed in (self.route.feed, self.route.target):
-            if feed is not None and feed.source == self.producer.producer_id:
+            if feed is None or feed.source != self.producer.producer_id:
+                continue
+            wish = self.producer.key_frames[feed.index]
+            if feed is self.route.target or not wish.answered(now_ms, self.rtt_ms):
                 self.producer.want_key_frame(feed.index)
 
     def close(self) -> None:
@@ -124,7 +128,6 @@ class LegConsumer(Consumer):
         self.lost = 0
         self.highest = -1  # by the newest report, extended
         self.jitter_ms = 0.0
-        self.rtt_ms = 0.0
         self.make_red = False  # its line loses so much that each voice packet is sent twice
 
     def ready(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sfu import rtcp
+from sfu import remb, rtcp
 from sfu.consumer import Tap
 from sfu.drops import DropReason
 from sfu.params import Kind
@@ -28,12 +28,14 @@ class Feedback:
     def __init__(self, media: MediaPlane) -> None:
         self._media = media
         self._reported_ms: dict[str, float] = {}
+        self._bounds: dict[str, remb.IncomingBound] = {}  # of publishers without transport-wide feedback
         self.nacks_in = 0
         self.plis_in = 0
         self.plis_out = 0
 
     def forget(self, leg: LegHandle) -> None:
         self._reported_ms.pop(leg.name, None)
+        self._bounds.pop(leg.name, None)
 
     def mend_by_key_frames(self, leg_name: str, now_ms: float) -> None:
         """After an outage this receiver will ask for seconds of video that nobody needs any more."""
@@ -72,7 +74,7 @@ class Feedback:
                 consumer = media.by_ssrc.get((leg.name, message.media_ssrc))
                 if consumer is not None and consumer.kind is Kind.VIDEO:
                     self.plis_in += 1
-                    consumer.want_key_frame()
+                    consumer.want_key_frame(now_ms)
                     self._ask_for_key_frames_of(consumer.producer, now_ms)
 
     def _on_sender_report(self, leg: LegHandle, report: SenderReport, now_ms: float) -> None:
@@ -129,6 +131,7 @@ class Feedback:
         blocks = [self._block(feed, now_ms) for feed in leg.feeds.values() if feed.highest >= 0]
         if blocks:
             packets += rtcp.receiver_reports(OWN_SSRC, blocks)
+            packets += self._bound(leg, blocks, now_ms)
         ntp = rtcp.ntp_from_ms(now_ms)
         for consumer in media.consumers_of(leg):
             route = consumer.route
@@ -142,6 +145,16 @@ class Feedback:
             )
         for datagram in rtcp.compounds(packets):
             media.relay.send_rtcp(leg, datagram)
+
+    def _bound(self, leg: LegHandle, blocks: list[ReportBlock], now_ms: float) -> list[bytes]:
+        router = self._media.leg_router.get(leg.name)
+        mine = [p.rtp for p in router.producers.values() if p.leg is leg] if router is not None else []
+        if not remb.wanted(mine):
+            return []
+        bound = self._bounds.setdefault(leg.name, remb.IncomingBound())
+        loss = sum(block.fraction_lost for block in blocks) / len(blocks) / 256
+        bitrate = bound.update(leg.bytes_in, loss, now_ms)
+        return [rtcp.remb(OWN_SSRC, bitrate, [block.ssrc for block in blocks])]
 
     @staticmethod
     def _block(feed: FeedHandle, now_ms: float) -> ReportBlock:

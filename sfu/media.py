@@ -359,7 +359,7 @@ class MediaPlane:
     def on_key_frame(self, feed: FeedHandle) -> None:
         producer = self.producers.get(feed.source)
         if producer is not None:
-            producer.key_frames[feed.index].came()
+            producer.key_frames[feed.index].came(self.clock_ms())
 
     def on_restart(self, feed: FeedHandle) -> None:
         self.on_lost_feed(feed)
@@ -385,7 +385,7 @@ class MediaPlane:
         self.feedback.mend_by_key_frames(transport_id, now_ms)
         for consumer in self._by_leg.get(transport_id, {}).values():
             if consumer.kind is Kind.VIDEO:
-                consumer.want_key_frame()
+                consumer.want_key_frame(now_ms)
         for producer in router.producers.values():
             if producer.leg.name == transport_id and producer.kind is Kind.VIDEO:
                 for feed in producer.feeds:

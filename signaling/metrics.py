@@ -48,6 +48,14 @@ FAMILIES = {
     "lianxin_producers": ("lianxin_producers", "Streams that clients send."),
     "lianxin_consumers": ("lianxin_consumers", "Streams that are sent to clients."),
     "lianxin_routers": ("lianxin_routers", "Rooms on media workers."),
+    "lianxin_lines": ("lianxin_lines", "Clients that receive media and report about it."),
+    "lianxin_lines_constrained": ("lianxin_lines_constrained", "Lines with evidence of a bottleneck."),
+    "lianxin_consumers_held": ("lianxin_consumers_held", "Pictures that wait for a better line."),
+    "lianxin_probes_total": ("lianxin_probes_total", "Times that a line was asked for more by padding."),
+    "lianxin_worker_estimate_bps": (
+        "lianxin_worker_estimate_bps",
+        "What constrained lines of a media worker carry in bits per second: the least and the median.",
+    ),
     "lianxin_worker_cpu_seconds_total": (
         "lianxin_worker_cpu_seconds_total",
         "CPU time of a media worker, all threads.",

@@ -39,7 +39,10 @@ def test_key_frame_wish_is_throttled_but_never_lost() -> None:
     assert not wish.due(0)
     wish.want()
     assert wish.due(1000)
-    wish.came()
+    wish.came(1050)
+    assert wish.answered(1120, 0)
+    assert not wish.answered(1140, 0)
+    assert wish.answered(1140, 50)
     wish.want()
     assert not wish.due(1100)
     wish.want()
@@ -48,7 +51,7 @@ def test_key_frame_wish_is_throttled_but_never_lost() -> None:
     times = [ms for ms in range(1301, 20_000) if wish.due(ms)]
     assert times[0] == 2100
     assert all(b - a <= 4001 for a, b in itertools.pairwise(times))
-    wish.came()
+    wish.came(25_000)
     assert not wish.due(30_000)
 
 
