@@ -135,34 +135,33 @@ typedef struct {
     bool same_blocks; /* retransmissions carry what the originals do */
 } Bound;
 
-struct Route {
+struct Route { /* first what every packet needs */
     Relay *relay;
     Leg *leg; /* NULL: a tap, or its leg has gone */
-    Route *previous, *next; /* of the leg */
-    uint64_t id;
-    bool is_tap, is_video, resends, started;
-    uint32_t ssrc, rtx_ssrc;
     Feed *feed, *target;
-    Bound *binding, *target_binding;
-    uint64_t last_feed; /* id, 0 = none */
-    NumberMap numbers;
-    /* last feed's sender report */
-    bool has_report;
-    double report_ms;
-    uint32_t report_rtp;
-    int64_t report_shift;
+    Bound *binding;
+    bool is_tap, is_video, resends, started;
+    uint32_t ssrc, rtx_ssrc, last_timestamp;
     int64_t timestamp_shift;
-    uint32_t last_timestamp;
     double last_sent_ms;
     int last_picture, last_tl0, last_frame; /* -1 = none yet */
     int frame_shift;
     int max_spatial, spatial, max_temporal, temporal; /* wanted, in force */
+    Ring ring;
+    RouteCounts counts;
+    NumberMap numbers;
+    /* then the rest */
+    Route *previous, *next; /* of the leg */
+    uint64_t id, last_feed; /* last_feed 0 = none */
+    Bound *target_binding;
+    bool has_report; /* last feed's sender report */
+    uint32_t report_rtp;
+    double report_ms;
+    int64_t report_shift;
     Buffer *red_payload; /* the newest Opus packet, for the next one's redundancy; NULL = none */
     uint32_t red_timestamp;
-    Ring ring;
-    ResendBudget budget;
     uint16_t rtx_sequence;
-    RouteCounts counts;
+    ResendBudget budget;
 };
 
 struct Batch; /* memory for recvmmsg */
@@ -226,7 +225,8 @@ void leg_input_rtp(Leg *leg, uint8_t *data, int size, double now_ms);
 void leg_input_rtcp(Leg *leg, uint8_t *data, int size, double now_ms);
 void leg_drop_held(Leg *leg);
 void leg_unbind(Leg *leg, Feed *feed);
-bool leg_protect_and_send(Leg *leg, uint8_t *slot, int size, double arrival_ms); /* SRTP */
+/* Stamps, remembers, protects and sends the plain packet in the slot. */
+bool leg_send_plain(Leg *leg, uint8_t *slot, int size, Stamp stamp, double now_ms, double arrival_ms);
 bool leg_release_pacer(Leg *leg, double now_ms); /* true while more waits */
 
 /* feed.c */
@@ -263,6 +263,7 @@ void route_emit(Route *route, const Packet *packet, bool is_red, Numbers numbers
 /* A packet that has waited in the pacer leaves. */
 void route_depart_late(Leg *leg, const Queued *queued, double now_ms);
 void relay_forget_payload(Relay *relay); /* copies of the packet in hand */
+/* resend.c */
 bool route_pads(const Route *route);
 int route_send_padding(Route *route, double now_ms); /* bytes of plain RTP, 0 = none */
 

@@ -3,8 +3,9 @@
 
 #include "bytes.h"
 #include "internal.h"
+#include "plain.h"
 
-bool leg_protect_and_send(Leg *leg, uint8_t *slot, int size, double arrival_ms)
+static bool protect_and_send(Leg *leg, uint8_t *slot, int size, double arrival_ms)
 {
     Relay *relay = leg->relay;
     int plain = size;
@@ -18,6 +19,20 @@ bool leg_protect_and_send(Leg *leg, uint8_t *slot, int size, double arrival_ms)
     else
         drop(relay, DROP_SEND_FAILED);
     return true;
+}
+
+bool leg_send_plain(Leg *leg, uint8_t *slot, int size, Stamp stamp, double now_ms, double arrival_ms)
+{
+    if (stamp != STAMP_NONE)
+        write_stamp(slot + stamp_place(slot), stamp, stamp_value(leg, stamp, now_ms));
+    if (stamp == STAMP_NUMBER) {
+        leg->transport_seq++;
+        if (!leg->history)
+            leg->history = history_new();
+        if (leg->history)
+            history_record(leg->history, leg->transport_seq, now_ms, size, leg->cluster);
+    }
+    return protect_and_send(leg, slot, size, arrival_ms);
 }
 
 int leg_send_rtcp(Leg *leg, const uint8_t *data, int size)

@@ -17,9 +17,9 @@ void ring_free(Ring *ring, BufferPool *pool)
 
 static bool allocate(Ring *ring)
 {
-    ring->slots = calloc((size_t)ring->size, sizeof *ring->slots);
+    ring->slots = aligned_alloc(64, (size_t)ring->size * sizeof *ring->slots);
     for (int i = 0; ring->slots && i < ring->size; i++)
-        ring->slots[i].asked_ms = NEVER_MS;
+        ring->slots[i] = (Sent){.asked_ms = NEVER_MS};
     return ring->slots;
 }
 
