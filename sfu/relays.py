@@ -36,7 +36,7 @@ def why_not_native() -> str:
 def open_relay(
     sock: socket.socket, sink: DatagramSink, clock_ms: Callable[[], float], drops: Drops, *, native: bool
 ) -> PythonRelay | NativeRelay:
-    """Says in the log which one and why."""
+    """Says in the log why, when it is the twin."""
     reason = why_not_native() if native else "the configuration says so"
     if reason:
         log.log(
@@ -46,5 +46,5 @@ def open_relay(
         return PythonRelay(sock, sink, clock_ms, drops, kernel_times=True)
     from sfu.native_relay import NativeRelay
 
-    log.info("media is forwarded by the native relay")
+    log.debug("media is forwarded by the native relay")
     return NativeRelay(sock, sink, clock_ms, drops, kernel_times=True)
