@@ -62,6 +62,7 @@ class Results:
                         SCENARIOS[scenario].name,
                         label,
                         own,
+                        Spread.of(run.main_us_per_packet for run in runs) if "lianxin" in label else "–",
                         f"{own.median / floor.median:.2f}" if self.floor else "–",
                         f"{100 * min(run.delivered for run in runs):.2f} %",
                         sum(run.lost for run in runs),
@@ -71,8 +72,8 @@ class Results:
                     )
                 )
         head = (
-            "scenario", "server", "µs CPU a packet", "× floor", "delivered", "lost", "one-way p99, ms",
-            "control process, % of a core", "load generator, µs a packet",
+            "scenario", "server", "µs CPU a packet", "of it Python thread", "× floor", "delivered", "lost",
+            "one-way p99, ms", "control process, % of a core", "load generator, µs a packet",
         )  # fmt: skip
         text = [table(head, rows), "", f"Floor (encrypt and send with GSO, same bytes): {floor} µs a packet."]
         text += [f"Not measured: {SERVERS[name][0]}: {why}." for name, why in self.skipped.items()]

@@ -29,6 +29,11 @@ POLL_S = 5.0
 WARM_S = 5.0
 RELAY_SECONDS = "lianxin_relay_seconds"
 DROPPED = "lianxin_dropped_total"
+# What is left out on purpose, or was asked for in vain: no packet that somebody should have had
+INTENDED = {
+    "waiting_for_key_frame", "temporal_layer", "spatial_layer", "producer_paused", "padding", "duplicate",
+    "nack_miss", "nack_limit", "nack_too_soon", "nack_outage",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,7 @@ class Province:
             ("worker, % of one core", f"{100 * m.cores:.1f}"),
             ("control process, % of one core", f"{100 * m.control_cores:.1f}"),
             ("µs CPU of the worker a packet", f"{m.us_per_packet:.2f}"),
+            ("of it the Python thread", f"{m.main_us_per_packet:.2f}"),
             ("packets missing at clients", m.lost),
             ("packets that clients could not decrypt", f"{m.undecryptable} of a sample of {m.decrypted}"),
             ("dropped by the worker, by reason", dropped),
@@ -70,10 +76,10 @@ class Province:
     def verdicts(self) -> list[tuple[str, str, bool | None]]:
         m = self.measured
         p99 = self.relay_p99_ms
-        lost = m.lost + sum(self.dropped.values())
+        lost = m.lost + sum(count for reason, count in self.dropped.items() if reason not in INTENDED)
         return [
             ("province: worker < 40 % of one core", f"{100 * m.cores:.1f} %", m.cores < 0.4),
-            ("province: no packet lost by us", f"{lost:.0f} of {m.packets_per_s:.0f}/s", lost == 0),
+            ("province: no packet lost by us", f"{lost:.0f}", lost == 0),
             ("province: p99 inside the relay < 2 ms", "–" if p99 is None else f"{p99:.2f} ms",
              None if p99 is None else p99 < 2),
             ("memory a subscribed venue < 1 MB", f"{self.memory_per_venue / 1e6:.2f} MB",

@@ -155,7 +155,9 @@ def main() -> int:
     parser.add_argument(
         "--output", type=Path, default=None, help="default: bench/RESULTS.md; smoke: standard output"
     )
+    parser.add_argument("--nice", type=int, default=0, help="priority of the bench and of all that it starts")
     given = parser.parse_args()
+    os.nice(given.nice)
     options = Options(given.smoke, given.repeats, given.seconds)
     text, failed = asyncio.run(compose(given.only.split(","), options))
     output = given.output or (None if given.smoke else RESULTS)

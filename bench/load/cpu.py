@@ -18,14 +18,11 @@ def cpu_ns(pid: int) -> int:
     return spent
 
 
-def threads_ns(pid: int) -> dict[str, int]:
-    """By thread id and name."""
-    found = {}
-    for path in Path(f"/proc/{pid}/task").iterdir():
-        with suppress(OSError):
-            name = (path / "comm").read_text().strip()
-            found[f"{path.name} {name}"] = int((path / "schedstat").read_text().split()[0])
-    return found
+def main_thread_ns(pid: int) -> int:
+    """Of the first thread alone: where Python's event loop runs."""
+    with suppress(OSError):
+        return int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[0])
+    return 0
 
 
 def resident_bytes(pid: int) -> int:

@@ -49,6 +49,7 @@ class Measured:
     """Per packet that clients received; ``cores`` are shares of one core."""
 
     us_per_packet: float
+    main_us_per_packet: float  # of it, by the first thread of the process
     cores: float
     control_cores: float
     load_us_per_packet: float
@@ -118,16 +119,18 @@ async def _set_up_janus(server: Server, engine: Engine, http: ClientSession, sce
 async def measure(server: Server, engine: Engine, scenario: Scenario, seconds: float) -> Measured:
     """What runs now, for so long."""
     before, media, control = engine.read(), server.media_ns(), server.control_ns()
+    main = server.main_ns()
     engine.reset_delays()
     begun = time.monotonic()
     await asyncio.sleep(seconds)
     after, media_after, control_after = engine.read(), server.media_ns(), server.control_ns()
-    took = time.monotonic() - begun
+    main_after, took = server.main_ns(), time.monotonic() - begun
     received = after.received - before.received
     sent = (after.sent - before.sent) * scenario.copies
     median, worst = engine.delay_us(0.5, 0.99)
     return Measured(
         us_per_packet=(media_after - media) / 1000 / max(1, received),
+        main_us_per_packet=(main_after - main) / 1000 / max(1, received),
         cores=(media_after - media) / 1e9 / took,
         control_cores=(control_after - control) / 1e9 / took,
         load_us_per_packet=(after.cpu_ns - before.cpu_ns) / 1000 / max(1, received),
