@@ -19,6 +19,7 @@ from pylibsrtp import Error as SrtpLibraryError
 
 from sfu import rtcp
 from sfu.drops import Drops
+from sfu.feed import Feed
 from sfu.media import MediaPlane
 from sfu.messages import Event, Reply, StartTap
 from sfu.native_relay import NativeRelay
@@ -87,9 +88,21 @@ class Side:
 
 
 class Twin(Side):
+    def __init__(self) -> None:
+        self.lost: list[Feed] = []
+        super().__init__()
+        self.tell_lost = self.media.on_lost_feed
+        self.media.on_lost_feed = self.lost.append  # type: ignore[assignment,method-assign]
+        self.media.on_restart = self.tell_lost  # type: ignore[method-assign]
+
     def make(self) -> PythonRelay:
         self.queue = Queue()
         return PythonRelay(self.queue, self.sink, self.clock, self.drops)  # type: ignore[arg-type]
+
+    def settle(self) -> None:
+        """The native relay tells of an outage by an event, after the tick that found it: so do we."""
+        while self.lost:
+            self.tell_lost(self.lost.pop(0))
 
     def give(self, datagrams: list[tuple[bytes, Address]]) -> None:
         for datagram in datagrams:

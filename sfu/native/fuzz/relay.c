@@ -41,7 +41,12 @@ static int put_payload(Script *script, uint8_t *out, int room)
     int more = (int)read8(script) * (kind == 7 ? 8 : 1);
     if (more > room - size)
         more = room - size;
-    return size + read_bytes(script, out + size, more);
+    int told = kind == 7 && more > 24 ? 24 : more; /* large packets shall not need large scripts */
+    told = read_bytes(script, out + size, told);
+    if (kind != 7)
+        return size + told;
+    memset(out + size + told, 0x55, (size_t)(more - told));
+    return size + more;
 }
 
 static int put_extensions(Script *script, uint8_t *out, unsigned flags, unsigned stream)
