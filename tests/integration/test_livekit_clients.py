@@ -98,13 +98,21 @@ class Tab:
         self.page = page
 
     async def until(self, script: str, timeout_s: float = 30) -> Any:
-        """Waits for a script (may be async) to be true; its value."""
-        handle = await self.page.wait_for_function(
-            f"async () => {{ const value = await (async () => {script})(); return value || false; }}",
-            timeout=timeout_s * 1_000,
-            polling=200,
+        """Waits for a script (may be async) to be true; its value.
+
+        Not Playwright's own ``wait_for_function``: a promise is true for it before it is kept.
+        """
+        return await self.page.evaluate(
+            f"""async (limit) => {{
+              for (const end = performance.now() + limit;;) {{
+                const value = await (async () => {script})();
+                if (value) return value;
+                if (performance.now() > end) throw new Error(`in vain: ${{JSON.stringify(await media())}}`);
+                await new Promise((resolve) => setTimeout(resolve, 100));
+              }}
+            }}""",
+            timeout_s * 1_000,
         )
-        return await handle.json_value()
 
     async def fact(self, name: str, timeout_s: float = 30, **wanted: str) -> Any:
         tests = "".join(f" && f.{key} === '{value}'" for key, value in wanted.items())

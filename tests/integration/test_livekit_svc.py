@@ -33,21 +33,21 @@ async def test_three_spatial_layers_in_one_stream(
     """The whole picture arrives and is decoded; a smaller one is its lower layers; and back again."""
     viewer = await open_tab(site, "viewer", single, publish=False)
     sender = await open_tab(site, "sender", not single, publish=False)
-    await sender.page.evaluate("(a) => publishAs(...a)", [codec, 640, 360])
+    await sender.page.evaluate("(a) => publishAs(...a)", [codec, 960, 540])
     await viewer.fact("track_subscribed", kind="video")
     await viewer.until(
-        f"{{ const v = (await media()).video; return v?.codec === '{mime}' && v.width === 640; }}", 60
+        f"{{ const v = (await media()).video; return v?.codec === '{mime}' && v.width === 960; }}", 60
     )
     track = next(iter(site.server.media.rooms["r"].participants["sender"].tracks.values()))
     assert (track.info.mime_type, track.layers) == (mime, 3)
     assert track.rtp is not None
     assert len(track.rtp.encodings) == 1
     await viewer.page.evaluate("quality(0)")
-    await viewer.until("{ const v = (await media()).video; return v && v.width === 160; }", 30)
-    frames = await viewer.until("{ return (await media()).video.frames; }")
-    await viewer.until(f"{{ return (await media()).video.frames > {frames} + 30; }}", 30)
+    await viewer.until("{ const v = (await media()).video; return v && v.width === 240; }", 30)
+    frames = await viewer.until("{ return (await media()).video?.frames; }")
+    await viewer.until(f"{{ return (await media()).video?.frames > {frames} + 30; }}", 30)
     await viewer.page.evaluate("quality(2)")
-    await viewer.until("{ const v = (await media()).video; return v && v.width === 640; }", 30)
+    await viewer.until("{ const v = (await media()).video; return v && v.width === 960; }", 30)
 
 
 @SINGLE
