@@ -83,6 +83,7 @@ def test_one_plain_sentence_and_no_traceback(
     base = {
         "LIANXIN_DATA_DIR": str(tmp_path), "LIANXIN_MEDIA__WORKERS": "0", "LIANXIN_MEDIA__UDP_PORT": "0",
         "LIANXIN_SERVER__HTTP_PORT": str(free_port()),
+        "LIANXIN_LOG__LEVEL": "error",  # which relay forwards is told at start, and no fault
     }  # fmt: skip
     done = lianxin(*arguments, environ=base | environ)
     assert done.returncode == 1
