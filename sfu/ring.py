@@ -36,7 +36,7 @@ class Ring:
         self.slots: list[tuple[int, int, int, bytes, int, int, int, int, int, bytes, int] | None] = [
             None
         ] * size
-        self.asked_ms: dict[int, float] = {}
+        self.asked_ms = [(-1, 0.0)] * size  # by slot: which number was sent again, and when
 
     def find(self, sequence: int) -> Sent | None:
         """The packet with this 16-bit number, None when it is gone or never was."""
@@ -47,16 +47,13 @@ class Ring:
 
     def may_resend(self, sequence: int, now_ms: float, interval_ms: float) -> bool:
         """False when this number was sent again less than ``interval_ms`` ago: it is still on its way."""
-        asked = self.asked_ms
-        if now_ms - asked.get(sequence, -1e12) < interval_ms:
+        at = sequence & self.mask
+        asked, asked_ms = self.asked_ms[at]
+        if asked == sequence and now_ms - asked_ms < interval_ms:
             return False
-        if len(asked) > self.mask:  # bounded: forget the older half
-            for key in list(asked)[: len(asked) // 2]:
-                del asked[key]
-        asked.pop(sequence, None)
-        asked[sequence] = now_ms
+        self.asked_ms[at] = (sequence, now_ms)
         return True
 
     def clear(self) -> None:
         self.slots = [None] * (self.mask + 1)
-        self.asked_ms.clear()
+        self.asked_ms = [(-1, 0.0)] * (self.mask + 1)

@@ -21,6 +21,7 @@ def read_vp9(packet: Packet) -> None:
     spatial = temporal = 0
     packet.picture_at = packet.tl0_at = -1
     packet.sync = packet.layered = False
+    packet.tl0 = 0
     try:
         if head & 0x80:  # I: picture id of 7 or 15 bits
             packet.picture_at = at

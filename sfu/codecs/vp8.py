@@ -17,7 +17,7 @@ def read(packet: Packet) -> None:
         raise Vp8Error("empty payload")
     head = payload[0]
     packet.picture_at = packet.tl0_at = -1
-    packet.temporal = 0
+    packet.temporal = packet.tl0 = 0
     packet.sync = False
     at = 1
     if head & 0x80:  # X
