@@ -202,7 +202,7 @@ class Congestion:
         same = abs(estimate - line.decided_bps) <= SAME_ESTIMATE * estimate
         if line.managed and same and not line.dirty and not stale:
             return
-        if estimator.silent(now_ms) and line.managed:
+        if estimator.silent(now_ms) and line.managed and not line.dirty:
             return  # an outage: what was decided stands until something is heard
         line.managed, line.dirty = True, False
         line.decided_ms, line.decided_bps = now_ms, estimate
@@ -336,14 +336,15 @@ class Congestion:
                 line.next_probe_ms = now_ms + PROBE_PAUSE_MS
         elif outcome is Outcome.FAILED:
             self._rest_from_probes(line, now_ms)
-        if now_ms < line.next_probe_ms or not estimator.calm or estimator.silent(now_ms):
+        if now_ms < line.next_probe_ms or not estimator.calm(now_ms):
             return
         if now_ms - line.lowered_ms < CALM_DOWN_MS or line.leg.queued:
             return
         _, demands = self._demands(line, now_ms)
         levels = {one.consumer_id: one.level for one in demands}
         step = allocation.next_step_bps(demands, levels)
-        if not step:
+        # silence is an outage, or all that there was is held: then only a probe can find out
+        if not step or (estimator.silent(now_ms) and HELD not in levels.values()):
             return
         granted = allocation.granted_bps(demands, levels)
         needed = (granted + step) / allocation.UP_SHARE + line.voice_bps
@@ -359,6 +360,11 @@ class Congestion:
             self.probes += 1
             line.probed_from_bps = estimator.estimate_bps
             estimator.begin_probe(line.cluster, size, now_ms)
+        elif line.leg.ready:
+            estimator.dare(target)
+            line.dirty = True
+            self._rest_from_probes(line, now_ms)
+            return
         line.next_probe_ms = now_ms + max(PROBE_PAUSE_MS, line.probe_pause_ms)
 
     @staticmethod

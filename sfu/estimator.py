@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Iterable
 from enum import StrEnum
 
 from sfu.losses import MIN_LOSS, LossModel
@@ -21,6 +22,7 @@ MAX_BPS = 1e9
 DECREASE = 0.85
 DRAIN_MS = 2000.0  # a queue of this length would take a whole part of the rate off
 MAX_DRAIN = 0.3
+DRAINED_MS = 30.0
 GROWTH_PER_S = 1.08
 PACKET_BITS = 9600.0
 KNOWN_RTT_MS = 100.0  # until the receiver tells
@@ -57,12 +59,14 @@ class Throughput:
     def clear(self) -> None:
         self._groups.clear()
 
-    def add(self, group: Group) -> None:
+    def add(self, fresh: Iterable[Group]) -> None:
         groups = self._groups
-        if groups and not 0 <= group.arrival_ms - groups[-1].arrival_ms < WINDOW_MS:
-            groups.clear()
-        groups.append(group)
-        while group.send_ms - groups[0].send_ms > WINDOW_MS:
+        for group in fresh:
+            if groups and not 0 <= group.arrival_ms - groups[-1].arrival_ms < WINDOW_MS:
+                groups.clear()
+            groups.append(group)
+        newest_ms = groups[-1].send_ms
+        while newest_ms - groups[0].send_ms > WINDOW_MS:
             groups.popleft()
 
     def rates(self, window_ms: float) -> tuple[float, float]:
@@ -144,10 +148,12 @@ class Estimator:
     def constrained(self) -> bool:
         return not math.isinf(self.estimate_bps)
 
-    @property
-    def calm(self) -> bool:
-        """No queue and no loss that depends on us: a probe can be risked."""
-        return self.queue.use is not Use.OVER and self.queue.queue_ms < 30.0 and self._probing is None
+    def calm(self, now_ms: float) -> bool:
+        """No queue, as far as is known, and no other probe: one can be risked."""
+        if self._probing is not None:
+            return False
+        queue = self.queue
+        return self.silent(now_ms) or (queue.use is not Use.OVER and queue.queue_ms < DRAINED_MS)
 
     @property
     def probing(self) -> bool:
@@ -171,6 +177,7 @@ class Estimator:
         if silence > SILENCE_MS + rtt_ms:
             # an outage: what was lost in it tells nothing about the line that is back
             self._begin_anew(digest.newest_send_ms)
+            self._merge_clusters(digest, now_ms)  # nothing but a probe may have been sent
             return
         self._received += digest.received
         self._lost += digest.lost
@@ -180,19 +187,18 @@ class Estimator:
         self._observe(digest.newest_send_ms, FLOOD_MS if floods else OBSERVE_MS, now_ms)
         self._merge_clusters(digest, now_ms)
         queue = self.queue
-        if math.isinf(self._delay_bps):
-            late = [group for group in digest.groups if queue.delay(group) >= CLEAN_MS]
-            if not late and not floods and self.losses.loss < FLOOD_LOSS / 2:
-                if self._watched and digest.groups:
-                    self._watched = False
-                    queue.forget_trend()
-                    self.throughput.clear()
-                return
+        if math.isinf(self._delay_bps) and (
+            queue.least_delay(digest.groups) < CLEAN_MS and not floods and self.losses.loss < FLOOD_LOSS / 2
+        ):
+            if self._watched and digest.groups:
+                self._watched = False
+                queue.forget_trend()
+                self.throughput.clear()
+            return
         self._watched = True
-        for group in digest.groups:
-            queue.add(group)
-            self.throughput.add(group)
         if digest.groups:
+            queue.add(digest.groups)
+            self.throughput.add(digest.groups)
             self._react(now_ms, rtt_ms or KNOWN_RTT_MS)
 
     def _begin_anew(self, send_ms: float) -> None:
@@ -201,7 +207,6 @@ class Estimator:
         self._watched = False
         self._observed_ms = send_ms
         self._received = self._lost = self._acked_bytes = 0
-        self._probing = None
         self._over_since_ms = -1.0
 
     def _observe(self, send_ms: float, least_ms: float, now_ms: float) -> None:
@@ -270,7 +275,7 @@ class Estimator:
 
     def _grow(self, now_ms: float, rtt_ms: float) -> None:
         elapsed_ms = min(500.0, max(0.0, now_ms - self._grown_ms))
-        if self.queue.queue_ms > 30.0:
+        if self.queue.queue_ms > DRAINED_MS:
             return  # let it drain first
         estimate = self._delay_bps
         _, arrived = self.throughput.rates(WINDOW_MS)
@@ -304,6 +309,12 @@ class Estimator:
         """Once after each probe."""
         outcome, self.outcome = self.outcome, None
         return outcome
+
+    def dare(self, bitrate_bps: float) -> None:
+        """Where padding can't be sent the media itself is the probe."""
+        if not math.isinf(self._delay_bps):
+            self._delay_bps = max(self._delay_bps, min(MAX_BPS, bitrate_bps))
+            self._capacity_bps = 0.0
 
     def _merge_clusters(self, digest: Digest, now_ms: float) -> None:
         probing = self._probing

@@ -9,6 +9,7 @@ rises, but the least delay does not.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 
 from sfu.seams import Group
@@ -44,7 +45,7 @@ class QueueDetector:
 
     __slots__ = (
         "_base_ms", "_base_since_ms", "_count", "_first_arrival_ms", "_jitter_ms", "_last", "_last_trend",
-        "_over_ms", "_points", "_previous_base_ms", "_recent", "_rising", "_smoothed", "_threshold",
+        "_over_ms", "_points", "_previous_base_ms", "_recent", "_smoothed", "_threshold",
         "_threshold_ms", "queue_ms", "use",
     )  # fmt: skip
 
@@ -69,7 +70,6 @@ class QueueDetector:
         self._first_arrival_ms = 0.0
         self._last_trend = 0.0
         self._over_ms = -1.0
-        self._rising = 0
         self._threshold_ms = -1.0
         self.queue_ms = 0.0
         self.use = Use.NORMAL
@@ -98,46 +98,54 @@ class QueueDetector:
             self._recent.clear()
         self.forget_trend()
 
-    def add(self, group: Group) -> None:
-        last, self._last = self._last, group
-        if last is not None:
-            sent, arrived = group.send_ms - last.send_ms, group.arrival_ms - last.arrival_ms
-            if abs(arrived - sent) > JUMP_MS or arrived < -JUMP_MS:
-                self.reset()
-                self._last = group
-        delay = self.delay(group)
-        recent = self._recent
-        recent.append((group.arrival_ms, delay))
-        while recent and not 0 <= group.arrival_ms - recent[0][0] <= STANDING_MS:
-            recent.popleft()
-        if not recent:
-            recent.append((group.arrival_ms, delay))
-        self.queue_ms = min(one for _, one in recent)
-        self._follow(group.arrival_ms, delay)
-        if self.use is Use.NORMAL:
-            spread = min(max(one for _, one in recent) - self.queue_ms, MAX_JITTER_MS)
-            self._jitter_ms += (spread - self._jitter_ms) * JITTER_STEP
+    def least_delay(self, groups: Iterable[Group]) -> float:
+        """What all of them waited; cheap, for lines without trouble."""
+        return min([self.delay(group) for group in groups], default=0.0)
 
-    def _follow(self, arrival_ms: float, delay: float) -> None:
-        if not self._count:
-            self._first_arrival_ms = arrival_ms
-            self._smoothed = delay
-        self._count += 1
-        self._smoothed = SMOOTHING * self._smoothed + (1 - SMOOTHING) * delay
-        self._points.append((arrival_ms - self._first_arrival_ms, self._smoothed))
+    def add(self, groups: Sequence[Group]) -> None:
+        """The bursts of one feedback, one at least."""
+        recent, points = self._recent, self._points
+        begun_ms = groups[0].arrival_ms
+        for group in groups:
+            last, self._last = self._last, group
+            arrival_ms = group.arrival_ms
+            if last is not None:
+                arrived = arrival_ms - last.arrival_ms
+                if abs(arrived - group.send_ms + last.send_ms) > JUMP_MS or arrived < -JUMP_MS:
+                    self.reset()
+                    self._last, begun_ms = group, arrival_ms
+                    recent, points = self._recent, self._points
+            delay = self.delay(group)
+            recent.append((arrival_ms, delay))
+            if not self._count:
+                self._first_arrival_ms, self._smoothed = arrival_ms, delay
+            self._count += 1
+            self._smoothed = SMOOTHING * self._smoothed + (1 - SMOOTHING) * delay
+            points.append((arrival_ms - self._first_arrival_ms, self._smoothed))
+        newest_ms, newest = recent[-1]
+        while not 0 <= newest_ms - recent[0][0] <= STANDING_MS:
+            recent.popleft()
+        delays = [delay for _, delay in recent]
+        self.queue_ms = min(delays)
+        self._judge(begun_ms, newest_ms, newest)
+        if self.use is Use.NORMAL:
+            spread = min(max(delays) - self.queue_ms, MAX_JITTER_MS)
+            self._jitter_ms += (spread - self._jitter_ms) * min(1.0, JITTER_STEP * len(groups))
+
+    def _judge(self, begun_ms: float, arrival_ms: float, delay: float) -> None:
         trend = self._slope()
         modified = min(self._count, MAX_DELTAS) * trend * GAIN
-        flood = delay > FLOOD_MS + self.limit_ms and self._floods(arrival_ms)
-        full = flood or (self.queue_ms > max(FULL_QUEUE_MS, 2 * self.limit_ms) and len(self._recent) >= 4)
+        limit = self.limit_ms
+        flood = delay > FLOOD_MS + limit and self._floods(arrival_ms)
+        full = flood or (self.queue_ms > max(FULL_QUEUE_MS, 2 * limit) and len(self._recent) >= 4)
         if modified > self._threshold:
             if self._over_ms < 0:
-                self._over_ms = arrival_ms
-            self._rising += 1
-            long_enough = self._rising > 1 and arrival_ms - self._over_ms >= 10.0
-            if flood or (long_enough and trend >= self._last_trend * 0.9 and self.queue_ms > self.limit_ms):
+                self._over_ms = begun_ms
+            long_enough = arrival_ms - self._over_ms >= 10.0
+            if flood or (long_enough and trend >= self._last_trend * 0.9 and self.queue_ms > limit):
                 self.use = Use.OVER
         else:
-            self._over_ms, self._rising = -1.0, 0
+            self._over_ms = -1.0
             if modified < -self._threshold:
                 self.use = Use.UNDER
             else:
@@ -158,12 +166,18 @@ class QueueDetector:
         count = len(points)
         if count < 4:
             return 0.0
-        mean_x = sum(x for x, _ in points) / count
-        mean_y = sum(y for _, y in points) / count
-        square = sum((x - mean_x) ** 2 for x, _ in points)
+        origin = points[0][0]  # the sums stay small
+        sum_x = sum_y = sum_xx = sum_xy = 0.0
+        for x, y in points:
+            x -= origin
+            sum_x += x
+            sum_y += y
+            sum_xx += x * x
+            sum_xy += x * y
+        square = sum_xx * count - sum_x * sum_x
         if square <= 0:
             return 0.0
-        slope = sum((x - mean_x) * (y - mean_y) for x, y in points) / square
+        slope = (sum_xy * count - sum_x * sum_y) / square
         return max(-10.0, min(10.0, slope))
 
     def _adapt(self, modified: float, arrival_ms: float) -> None:

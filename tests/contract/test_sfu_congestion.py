@@ -91,6 +91,31 @@ async def test_what_the_line_cannot_carry_is_held_and_freed(sfu_bench: Bench) ->
     assert second in told
 
 
+async def test_a_line_on_which_all_is_held_is_not_forgotten(sfu_bench: Bench) -> None:
+    """Nothing is sent, so nothing is reported: only a probe can find out that the line is back."""
+    wire = Wire(60e3)
+    publisher = Publisher(sfu_bench)
+    viewer = Viewer(sfu_bench, "sub", Line(wire, delay_ms=20))
+    consumer = sfu_bench.media.consumers[viewer.watch(publisher, 0, voice=False)]
+    await play(sfu_bench, 6, [publisher], [viewer])
+    assert consumer.held
+    wire.bps = 6e6
+    await play(sfu_bench, 14, [publisher], [viewer])
+    assert consumer.layer == 2
+
+
+async def test_without_padding_the_media_itself_asks_for_more(sfu_bench: Bench) -> None:
+    wire = Wire(300e3)
+    publisher = Publisher(sfu_bench)
+    viewer = Viewer(sfu_bench, "sub", Line(wire, delay_ms=20))
+    consumer = sfu_bench.media.consumers[viewer.watch(publisher, 0, rtx=False)]
+    await play(sfu_bench, 5, [publisher], [viewer])
+    assert consumer.layer == 0
+    wire.bps = 8e6
+    await play(sfu_bench, 25, [publisher], [viewer])
+    assert consumer.layer == 2
+
+
 async def test_an_outage_of_ten_seconds_heals_within_two(sfu_bench: Bench) -> None:
     up = [True]
     publisher = Publisher(sfu_bench)

@@ -87,7 +87,7 @@ class Call:
             self.next_probe_ms = self.now_ms + self.pause_ms
         if (
             estimator.estimate_bps < self.wanted_bps
-            and estimator.calm
+            and estimator.calm(self.now_ms)
             and not estimator.silent(self.now_ms)
             and self.now_ms >= self.next_probe_ms
             and self.probe_left <= 0
