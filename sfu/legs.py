@@ -82,7 +82,7 @@ class Leg:
             del self.rtx[feed.rtx_ssrc]
 
     def take_feedback(self, now_ms: float) -> list[bytes]:
-        return self.arrivals.take(now_ms)
+        return self.arrivals.take(now_ms) if self.feeds else []
 
     # ------------------------------------------------------------ what the line carries
 

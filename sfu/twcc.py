@@ -11,6 +11,7 @@ from sfu.seq import unwrap
 TICKS_PER_MS = 4  # deltas are multiples of 250 µs
 REFERENCE_TICKS = 256  # the reference time is a multiple of 64 ms
 HISTORY_MS = 500.0  # late packets are reported together with what is known around them
+MAX_HELD = 8192  # arrivals
 MAX_GAP = 2000  # beyond it the sender has started anew
 MAX_STATUS = 2000  # statuses in one message: keeps it below an MTU even in the worst case
 MAX_DELTAS = 400
@@ -59,7 +60,11 @@ class ArrivalRecorder:
                 return
             elif ext < self._next and (self._late < 0 or ext < self._late):
                 self._late = ext
-        self._arrivals[ext] = now_ms
+        arrivals = self._arrivals
+        arrivals[ext] = now_ms
+        if len(arrivals) > MAX_HELD:  # of a client that publishes nothing: nobody takes them
+            oldest = self._highest - MAX_HELD // 2
+            self._arrivals = {ext: ms for ext, ms in arrivals.items() if ext > oldest}
 
     def take(self, now_ms: float) -> list[bytes]:
         """Feedback contents (what follows the RTCP feedback header) for all that is unreported, if any."""
