@@ -24,8 +24,10 @@ def why_not_native() -> str:
     """One sentence; "" when the native relay is built and has passed its test."""
     try:
         from sfu.native_relay import check_engine
-    except (ImportError, ValueError) as error:  # not built; built from another version of its sources
+    except ImportError as error:
         return f"it is not built: {error}"
+    except ValueError as error:
+        return f"it was built from other sources: {error}"
     try:
         check_engine()
     except (SrtpError, OSError, MemoryError) as error:

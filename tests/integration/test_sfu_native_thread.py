@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import socket
 import subprocess
 import sys
 import weakref
@@ -18,7 +17,7 @@ from sfu import relays
 from sfu.drops import DropReason, Drops
 from sfu.messages import CloseConsumer, CloseProducer, ProducerLive, StartTap, StopTap
 from sfu.params import EncodingParameters, Kind
-from sfu.relay import PythonRelay, epoch_clock_ms
+from sfu.relay import epoch_clock_ms
 from tests.fixtures.sfu_rtp_peers import OPUS, OPUS_DOWN, Bench, Peer, Received, SinkRecord, vp8
 
 pytestmark = pytest.mark.skipif(bool(relays.why_not_native()), reason=relays.why_not_native())
@@ -173,16 +172,6 @@ def test_a_process_may_end_without_stopping_its_relay() -> None:
         [sys.executable, "-c", EXIT_IN_FULL_FLIGHT], capture_output=True, text=True, timeout=30, check=False
     )
     assert (done.returncode, done.stderr) == (3, "")
-
-
-def test_without_the_native_relay_the_twin_forwards_and_says_why(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(relays, "why_not_native", lambda: "it is not built: no compiler")
-    with caplog.at_level(logging.INFO), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        relay = relays.open_relay(sock, SinkRecord(), epoch_clock_ms(), Drops(), native=True)
-    assert isinstance(relay, PythonRelay)
-    assert "it is not built: no compiler" in caplog.text
 
 
 def test_handles_of_two_relays_do_not_mix() -> None:
