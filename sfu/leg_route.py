@@ -138,11 +138,12 @@ class LegRoute(Route):
             view[12:start] = block
             if plan.transport_at:
                 transport_at = 17 if block[0] == 0xBE else 18
-                if not paced:  # else it is numbered when it leaves
-                    transport_seq = (leg.transport_seq + 1) & 0xFFFF
+                transport_seq = (leg.transport_seq + 1) & 0xFFFF
             elif plan.send_time_at:
                 transport_at = -17 if block[0] == 0xBE else -18
                 transport_seq = send_time(now_ms)
+            if paced and transport_at:
+                transport_seq = -1  # given when it leaves
         else:
             _pack_header(view, 0, 0x80, marker_type, sequence, timestamp, self.ssrc)
         view[start:end] = payload
@@ -214,10 +215,11 @@ class LegRoute(Route):
         """Answer a NACK for this number: by RTX (RFC 4588), or without RTX by the very same packet."""
         ring, binding, srtp = self.ring, self.binding, self.leg.srtp
         sent = ring.find(sequence) if ring is not None else None
-        rtx_type: int | None = None
-        if sent is not None and binding is not None:
-            rtx_type = self._rtx_type(sent.marker_type & 0x7F, binding)
-        if ring is None or sent is None or srtp is None or binding is None or rtx_type is None:
+        if ring is None or sent is None or srtp is None or binding is None:
+            self.drops.count(DropReason.NACK_MISS)
+            return False
+        rtx_type = self._rtx_type(sent.marker_type & 0x7F, binding)
+        if rtx_type < 0 and sent.transport_seq < 0:  # of a source before: other bytes would use a nonce twice
             self.drops.count(DropReason.NACK_MISS)
             return False
         # half a round trip: with jitter a receiver asks again before the first answer can have come
@@ -273,16 +275,13 @@ class LegRoute(Route):
             self.leg.pacer.charge(end, now_ms)
         return True
 
-    def _rtx_type(self, payload_type: int, binding: Binding) -> int | None:
-        """-1: the same packet again.  None: of a source before, whose codec the present one does not have.
-        Such a packet was numbered when it left: nobody knows its bytes, and others would reuse a nonce.
-        """
-        if not self.rtx_ssrc:
-            return -1
-        for codec in binding.codecs.values():
-            if codec.payload_type == payload_type:
-                return codec.rtx_type
-        return None
+    def _rtx_type(self, payload_type: int, binding: Binding) -> int:
+        """-1: the same packet again."""
+        if self.rtx_ssrc:
+            for codec in binding.codecs.values():
+                if codec.payload_type == payload_type:
+                    return codec.rtx_type
+        return -1
 
     # ------------------------------------------------------------ padding
 

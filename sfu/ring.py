@@ -21,7 +21,7 @@ class Sent(NamedTuple):
     tl0_at: int
     tl0: int
     extension: bytes
-    transport_seq: int  # or the absolute send time, where the receiver has that instead
+    transport_seq: int  # or the absolute send time, where the receiver has that instead; -1 = not known here
 
 
 class Ring:

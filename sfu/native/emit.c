@@ -104,7 +104,7 @@ void route_depart_late(Leg *leg, const Queued *queued, double now_ms)
 
 /* Remembers the packet for retransmission. */
 static void keep_sent(Route *route, const Packet *packet, const Outgoing *payload, const uint8_t *slot, int start,
-                      Numbers numbers, Stamp stamp, uint32_t value)
+                      Numbers numbers, Stamp stamp, uint32_t value, bool stamped_late)
 {
     Relay *relay = route->relay;
     const Bound *bound = route->binding;
@@ -122,7 +122,7 @@ static void keep_sent(Route *route, const Packet *packet, const Outgoing *payloa
         .payload = copy, .block = block, .timestamp = numbers.timestamp, .stamp_value = value,
         .sequence = numbers.sequence, .picture_id = numbers.picture, .picture_mask = packet->picture_mask,
         .picture_at = (int16_t)packet->picture_at, .tl0_at = (int16_t)packet->tl0_at, .tl0 = numbers.tl0,
-        .marker_type = slot[1], .stamp = (uint8_t)stamp,
+        .marker_type = slot[1], .stamp = (uint8_t)stamp, .stamped_late = stamped_late,
     };
     ring_put(&route->ring, &relay->pool, &sent);
 }
@@ -168,7 +168,7 @@ static void emit_to_leg(Route *route, const Packet *packet, const OutCodec *code
     Stamp stamp = start > 12 ? bound->stamp : STAMP_NONE;
     if (route->resends)
         keep_sent(route, packet, &payload, slot, start, numbers, stamp,
-                  paced ? 0 : stamp_value(leg, stamp, relay->now_ms));
+                  paced ? 0 : stamp_value(leg, stamp, relay->now_ms), paced && stamp != STAMP_NONE);
     if (paced)
         pace(route, slot, start, end, stamp, packet->arrival_ms);
     else

@@ -8,21 +8,14 @@
 #define MIN_RESEND_MS 20.0
 #define MAX_RESEND_MS 100.0
 
-/* False: of a source before, whose codec the present one does not have.  Such a packet was numbered when it
- * left, so nobody knows its bytes, and other bytes would use a nonce twice.  rtx_type -1: the same bytes again. */
-static bool find_rtx_type(const Route *route, uint8_t out_type, int *rtx_type)
+/* -1: the same packet again. */
+static int rtx_type_of(const Route *route, uint8_t out_type)
 {
     const Bound *bound = route->binding;
-    *rtx_type = -1;
-    if (!route->rtx_ssrc)
-        return true;
-    for (int i = 0; i < bound->codecs; i++) {
-        if (bound->codec[i].out_type == out_type) {
-            *rtx_type = bound->codec[i].rtx_type;
-            return true;
-        }
-    }
-    return false;
+    for (int i = 0; route->rtx_ssrc && i < bound->codecs; i++)
+        if (bound->codec[i].out_type == out_type)
+            return bound->codec[i].rtx_type;
+    return -1;
 }
 
 /* False when a NACK for this number must not be answered now; counted. */
@@ -77,9 +70,12 @@ bool route_resend(Route *route, uint16_t sequence, double now_ms)
     Relay *relay = route->relay;
     Leg *leg = route->leg;
     Sent *sent = route->resends ? ring_find(&route->ring, sequence) : NULL;
-    int rtx_type;
-    if (!sent || !leg || !leg->send || !route->binding ||
-        !find_rtx_type(route, sent->marker_type & 0x7F, &rtx_type)) {
+    if (!sent || !leg || !leg->send || !route->binding) {
+        drop(relay, DROP_NACK_MISS);
+        return false;
+    }
+    int rtx_type = rtx_type_of(route, sent->marker_type & 0x7F);
+    if (rtx_type < 0 && sent->stamped_late) { /* of a source before: other bytes would use a nonce twice */
         drop(relay, DROP_NACK_MISS);
         return false;
     }

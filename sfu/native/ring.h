@@ -20,6 +20,7 @@ typedef struct {
     int16_t picture_at, tl0_at;
     uint8_t tl0, marker_type; /* marker_type: second byte of the RTP header */
     uint8_t stamp;            /* what was written into the block when it left (Stamp), and which */
+    bool stamped_late;        /* paced: the stamp was given when it left, so its bytes are not known here */
     /* when a number of this slot was asked for last */
     uint16_t asked_sequence;
     double asked_ms;

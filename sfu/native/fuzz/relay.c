@@ -353,7 +353,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static World world;
     Script script = {data, data + size};
-    world_open(&world);
+    world_open(&world, -1);
     bool legs_first = read8(&script) & 1;
     while (script.at < script.end) {
         unsigned what = read8(&script);

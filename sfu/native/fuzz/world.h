@@ -45,6 +45,7 @@ typedef struct {
 } World;
 
 static const uint32_t stream_ssrc = 0x1000, rtx_ssrc = 0x2000, out_ssrc = 0x9000;
+static uint16_t first_port = 4000; /* of the legs' addresses */
 
 /* ------------------------------------------------------------------ SRTP that does nothing but check */
 
@@ -148,7 +149,7 @@ static void world_set_keys(World *world, int leg, bool with_keys)
 static void world_address(int leg, int which, uint32_t *ip, uint16_t *port)
 {
     *ip = 0x7F000001;
-    *port = (uint16_t)(4000 + leg * 4 + which);
+    *port = (uint16_t)(first_port + leg * 4 + which);
 }
 
 static void world_open_leg(World *world, int leg)
@@ -266,10 +267,13 @@ static void world_aim(World *world, int route, int feed, unsigned flags)
     route_aim(world->route[route], world->feed[feed], &binding);
 }
 
-static void world_open(World *world)
+/* fd -1: without a socket.  The relay stays locked. */
+static void world_open(World *world, int fd)
 {
     RelayConfig config = {
-        .fd = -1,
+        .fd = fd,
+        .kernel_times = fd >= 0,
+        .gso = true,
         .srtp = {world_protect, world_unprotect, world_protect_rtcp, world_unprotect, NULL},
         .batch = 16,
         .sink = world_sink,
