@@ -179,10 +179,10 @@ class Feed:
                     self.drops.count(DropReason.DUPLICATE)
                     return
                 if step <= -SEEN:
-                    if recovered or not self._restarts(sequence):
+                    if recovered:
                         self.drops.count(DropReason.TOO_OLD)
-                        return
-                    self.receive(packet, recovered)
+                    elif self._restarts(sequence):
+                        self.receive(packet, recovered)
                     return
                 if self.nack is not None and self.nack.found(ext, now_ms) and recovered:
                     self.recovered += 1
