@@ -364,7 +364,8 @@ class NativeRelay:
 
     def write_tap(self, tap: NativeTapRoute) -> None:
         """Write what has been fetched or waits for this tap, before its sink is closed."""
-        self._fetch()
+        while batch := self.engine.drain():
+            self._events.extend(batch)
         others = deque[Event]()
         for event in self._events:
             if event[0] == TAP and event[1] == tap.number:
@@ -407,7 +408,7 @@ class NativeRelay:
             if side is not None:
                 side.resolve(leg, packet)
         finally:
-            leg.release(packet.ssrc, now_ms)
+            leg.release(packet.ssrc, self.now_ms())  # not when it came: it leaves now
 
     def _handle_of_feed(self, kind: int, feed: NativeFeed, number: int, now_ms: float) -> None:
         side = self._side
@@ -416,7 +417,7 @@ class NativeRelay:
                 if side is not None:
                     side.on_alive(feed, number, now_ms)
             finally:
-                feed.release(now_ms)
+                feed.release(self.now_ms())
         elif side is None:
             return
         elif kind == KEY_FRAME:

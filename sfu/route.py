@@ -117,7 +117,7 @@ class Route:
         silence.payload = opus.SILENCE
         silence.arrival_ms = now_ms
         for _ in range(HUSH_FRAMES):
-            numbers.high += 1  # as if the feed had sent it: what comes after the pause follows on
+            numbers.insert()  # not the feed's next number: that may still come before the stop
             self.last_timestamp = (self.last_timestamp + opus.SILENCE_TICKS) & 0xFFFFFFFF
             self.emit(silence, False, numbers.last_out & 0xFFFF, self.last_timestamp, 0, 0)
 

@@ -57,8 +57,17 @@ class NumberMap:
         if picture_id >= 0 and picture_id != self.skipped_picture:
             self.skipped_picture = picture_id
             self.picture_shift += 1
-        run = (ext_seq + 1, self.shift, self.picture_shift, self.tl0_shift)
-        if self._runs[-1][0] == ext_seq:
+        self._begin_run(ext_seq, ext_seq + 1)
+
+    def insert(self) -> None:
+        """A packet of ours follows what was sent last; what the stream brings later is numbered after it."""
+        self.shift -= 1
+        self._begin_run(self.high + 1, self.high + 1)
+
+    def _begin_run(self, unused: int, start: int) -> None:
+        """In place of the newest run if that begins at ``unused``, where no packet was."""
+        run = (start, self.shift, self.picture_shift, self.tl0_shift)
+        if self._runs[-1][0] == unused:
             self._runs[-1] = run
         else:
             self._runs.append(run)

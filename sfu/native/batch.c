@@ -39,6 +39,12 @@ static void prepare(struct Batch *batch, int i)
     };
 }
 
+bool ask_for_kernel_times(int fd)
+{
+    int on = 1;
+    return !setsockopt(fd, SOL_SOCKET, SO_TIMESTAMPNS, &on, sizeof on);
+}
+
 struct Batch *batch_new(int size)
 {
     struct Batch *batch = calloc(1, sizeof *batch);

@@ -44,6 +44,8 @@ bool held_put(HeldQueue *queue, const Packet *packet, bool newest)
 
 bool held_put_restart(HeldQueue *queue, double now_ms)
 {
+    if (queue->last && queue->last->restart) /* nothing between them */
+        return true;
     Held *held = calloc(1, sizeof *held);
     if (!held)
         return false;

@@ -217,6 +217,7 @@ void relay_take(Relay *relay, uint8_t *data, int size, uint32_t ip, uint16_t por
 void relay_flush_output(Relay *relay, double now_ms);
 
 /* batch.c */
+bool ask_for_kernel_times(int fd);
 struct Batch *batch_new(int size);
 void batch_free(struct Batch *batch);
 

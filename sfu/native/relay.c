@@ -37,6 +37,7 @@ Relay *relay_new(const RelayConfig *config)
     relay->config = *config;
     if (relay->config.batch < 1 || relay->config.batch > 64)
         relay->config.batch = 64;
+    relay->config.kernel_times = config->kernel_times && config->fd >= 0 && ask_for_kernel_times(config->fd);
     relay->next_release_ms = -1;
     for (int level = 0; level < 128; level++)
         relay->level_power[level] = pow(10.0, level / -10.0);

@@ -104,7 +104,7 @@ void route_hush(Route *route, double now_ms)
     packet_forget_payload(&silence);
     relay->payload = (Span){opus_silence, SILENCE_SIZE};
     for (int i = 0; i < HUSH_FRAMES; i++) {
-        route->numbers.high++; /* as if the feed had sent it: what comes after the pause follows on */
+        numbers_insert(&route->numbers); /* the feed may go on before the stop that follows is here */
         route->last_timestamp += SILENCE_TICKS;
         Numbers numbers = {.sequence = (uint16_t)numbers_last_out(&route->numbers),
                            .timestamp = route->last_timestamp};

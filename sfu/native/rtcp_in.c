@@ -86,9 +86,10 @@ static bool is_sound_compound(const uint8_t *data, int size)
     return size >= 4;
 }
 
-static void answer_nack(Leg *leg, const uint8_t *data, const Piece *piece, double now_ms)
+static void answer_nack(Leg *leg, const uint8_t *data, const Piece *piece)
 {
     Relay *relay = leg->relay;
+    double now_ms = relay->now_ms; /* when the answers leave; the question may have waited in the socket */
     Route *route = map_get(&leg->routes, read32(data + piece->at + 8));
     if (!route)
         return;
@@ -108,14 +109,14 @@ static void answer_nack(Leg *leg, const uint8_t *data, const Piece *piece, doubl
 }
 
 /* Answers the NACKs and closes the gaps that they leave; returns the size of what is left. */
-static int take_nacks(Leg *leg, uint8_t *data, int size, double now_ms)
+static int take_nacks(Leg *leg, uint8_t *data, int size)
 {
     int left = 0;
     Piece piece;
     for (int at = 0; at < size; at = piece.end) {
         read_piece(data, size, at, &piece); /* known to be sound */
         if (is_nack(&piece)) {
-            answer_nack(leg, data, &piece, now_ms);
+            answer_nack(leg, data, &piece);
             continue;
         }
         memmove(data + left, data + at, (size_t)(piece.end - at));
@@ -141,7 +142,7 @@ void leg_input_rtcp(Leg *leg, uint8_t *data, int size, double now_ms)
     }
     leg->counts.bytes_in += (uint64_t)size;
     if (is_sound_compound(data, size))
-        size = take_nacks(leg, data, size, now_ms);
+        size = take_nacks(leg, data, size);
     if (!size)
         return;
     EventHead head = {.kind = EVENT_RTCP, .subject = leg->id, .now_ms = now_ms, .size = (uint32_t)size};

@@ -38,16 +38,10 @@ void numbers_begin_pictures(NumberMap *numbers, int64_t picture_shift, int64_t t
     first_run(numbers);
 }
 
-void numbers_skip(NumberMap *numbers, int64_t ext_seq, int picture_id)
+/* Another run; in place of the newest one if that begins at `unused`, where no packet was. */
+static void begin_run(NumberMap *numbers, int64_t unused, Run run)
 {
-    numbers->high = ext_seq;
-    numbers->shifts.sequence++;
-    if (picture_id >= 0 && picture_id != numbers->skipped_picture) {
-        numbers->skipped_picture = picture_id;
-        numbers->shifts.picture++;
-    }
-    Run run = {ext_seq + 1, numbers->shifts};
-    if (numbers->run[numbers->runs - 1].start == ext_seq) {
+    if (numbers->run[numbers->runs - 1].start == unused) {
         numbers->run[numbers->runs - 1] = run;
         return;
     }
@@ -56,6 +50,24 @@ void numbers_skip(NumberMap *numbers, int64_t ext_seq, int picture_id)
         numbers->runs--;
     }
     numbers->run[numbers->runs++] = run;
+}
+
+void numbers_skip(NumberMap *numbers, int64_t ext_seq, int picture_id)
+{
+    numbers->high = ext_seq;
+    numbers->shifts.sequence++;
+    if (picture_id >= 0 && picture_id != numbers->skipped_picture) {
+        numbers->skipped_picture = picture_id;
+        numbers->shifts.picture++;
+    }
+    begin_run(numbers, ext_seq, (Run){ext_seq + 1, numbers->shifts});
+}
+
+void numbers_insert(NumberMap *numbers)
+{
+    numbers->shifts.sequence--;
+    int64_t following = numbers->high + 1;
+    begin_run(numbers, following, (Run){following, numbers->shifts});
 }
 
 bool numbers_late(const NumberMap *numbers, int64_t ext_seq, Shifts *shifts)

@@ -45,6 +45,8 @@ void numbers_begin(NumberMap *numbers, int64_t ext_seq);
 void numbers_begin_pictures(NumberMap *numbers, int64_t picture_shift, int64_t tl0_shift);
 /* ext_seq (newer than all before) is not sent; its picture neither, if an id (not -1) is given. */
 void numbers_skip(NumberMap *numbers, int64_t ext_seq, int picture_id);
+/* A packet of ours follows what was sent last; what the stream brings later is numbered after it. */
+void numbers_insert(NumberMap *numbers);
 /* For a packet that isn't the newest; false when it is too old. */
 bool numbers_late(const NumberMap *numbers, int64_t ext_seq, Shifts *shifts);
 
