@@ -279,9 +279,7 @@ class LineCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         found = dict.fromkeys(WORDS, 0)
-        held = 0
         for line in self._lines():
-            held += line.facts.held
             for cause in line.reasons:
                 found[cause.code] += 1
         faults = GaugeMetricFamily(
@@ -290,9 +288,6 @@ class LineCollector(Collector):
         for code, count in found.items():
             faults.add_metric([code], count)
         yield faults
-        yield GaugeMetricFamily(
-            "lianxin_pictures_held", "Pictures that wait because a participant's line is too narrow.", held
-        )
 
 
 class Gauges(Collector):

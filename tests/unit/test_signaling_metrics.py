@@ -149,4 +149,3 @@ def test_lines_are_counted_by_fault_whoever_has_it() -> None:
     assert {code for code, count in faults.items() if count} == {"loss_up", "tcp", "held"}
     assert (faults["loss_up"], faults["held"]) == (2, 1)
     assert set(faults) == set(WORDS)
-    assert samples["lianxin_pictures_held"][0].value == 2
