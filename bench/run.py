@@ -1,22 +1,26 @@
 """Everything of `make bench`, written to bench/RESULTS.md.
 
-    python -m bench.run [--smoke] [--only forwarding,province,…] [--repeats 3] [--seconds 6] [--output FILE]
+    python -m bench.run [--smoke] [--only forwarding,province,…] [--repeats 3] [--seconds 6] [--nice -10]
 
-``--smoke`` is a minute's worth of each part on small numbers, to show that the bench works: no Janus, no
-browser, and its figures mean nothing.  A part that fails is written down, and the rest goes on.
+Parts can be measured one by one, at a moment when the machine is quiet; RESULTS.md is written from the newest
+run of each (kept in build/bench/parts).  ``--smoke`` is every part on small numbers, to show that the bench
+works: no Janus, no browser, and its figures mean nothing.  A part that fails is written down with its reason,
+and the rest goes on.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import shlex
 import sys
 import time
 import traceback
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,7 +28,10 @@ from bench import forwarding, growth, province, quality
 from bench.load.cpu import table
 from bench.load.servers import versions
 
-RESULTS = Path(__file__).parent / "RESULTS.md"
+HERE = Path(__file__).parent
+RESULTS = HERE / "RESULTS.md"
+NOTES = HERE / "NOTES.md"  # reasons, written by hand, put at the end of RESULTS.md
+KEPT = HERE.parent / "build" / "bench" / "parts"
 Verdict = tuple[str, str, bool | None]
 
 
@@ -33,6 +40,7 @@ class Options:
     smoke: bool
     repeats: int
     seconds: float
+    cells: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +72,15 @@ async def _province(options: Options) -> Part:
 async def _growth(options: Options) -> Part:
     result = await growth.run(3 if options.smoke else 1000, options.seconds)
     if not options.smoke:
-        result.write(RESULTS.parent)
+        result.write(HERE)
     return Part(result.markdown())
 
 
 async def _quality(options: Options) -> Part:
     if options.smoke:
         return Part("Not in a smoke run: it needs browsers.")
-    result = await quality.run(quality.CELLS, ("down", "up"), 2 * options.seconds, 7)
+    cells = [cell for cell in quality.CELLS if not options.cells or cell.name in options.cells]
+    result = await quality.run(cells, ("down", "up"), 2 * options.seconds, 7)
     return Part(result.markdown(), tuple(result.verdicts()))
 
 
@@ -88,7 +97,7 @@ async def _films(options: Options) -> Part:
 async def _script(name: str, *arguments: str) -> Part:
     """A bench of its own, in a process of its own."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, str(RESULTS.parent / f"{name}.py"), *arguments, stdout=asyncio.subprocess.PIPE
+        sys.executable, str(HERE / f"{name}.py"), *arguments, stdout=asyncio.subprocess.PIPE
     )
     said, _ = await process.communicate()
     if process.returncode:
@@ -106,66 +115,121 @@ PARTS: dict[str, tuple[str, Callable[[Options], Awaitable[Part]]]] = {
 }
 
 
-async def compose(names: list[str], options: Options) -> tuple[str, list[str]]:
-    """The text of RESULTS.md and the names of the parts that failed."""
-    loads = [os.getloadavg()[0]]
-    sections: list[str] = []
-    verdicts: list[Verdict] = []
-    failed: list[str] = []
-    for name in names:
-        title, work = PARTS[name]
-        print(f"== {title}", flush=True)
-        begun = time.monotonic()
-        try:
-            part = await work(options)
-        except Exception as error:
-            traceback.print_exc()
-            failed.append(name)
-            part = Part(f"Failed: {type(error).__name__}: {error}")
-        took = time.monotonic() - begun
-        loads.append(os.getloadavg()[0])
-        sections.append(f"## {title}\n\n`python -m bench.run --only {name}`, {took:.0f} s\n\n{part.text}\n")
-        verdicts += part.verdicts
-    command = shlex.join(["python", "-m", "bench.run", *sys.argv[1:]])
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A part that has run, as it is kept until RESULTS.md is written from all of them."""
+
+    name: str
+    text: str
+    verdicts: tuple[Verdict, ...]
+    command: str
+    date: str
+    commit: str
+    took_s: float
+    loads: tuple[float, float]  # load average before and after
+    failed: bool = False
+
+
+async def perform(name: str, options: Options, command: str) -> Done:
+    """Never raises for what goes wrong inside the part."""
+    _, work = PARTS[name]
+    begun, before, failed = time.monotonic(), os.getloadavg()[0], False
+    try:
+        part = await work(options)
+    except Exception as error:
+        traceback.print_exc()
+        part, failed = Part(f"Failed: {type(error).__name__}: {error}"), True
+    return Done(
+        name,
+        part.text,
+        part.verdicts,
+        command,
+        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        dict(versions())["commit"],
+        time.monotonic() - begun,
+        (before, os.getloadavg()[0]),
+        failed,
+    )
+
+
+def markdown(parts: Sequence[Done], smoke: bool = False) -> str:
     marks = {True: "yes", False: "**no**", None: "not measured"}
-    head = [
-        "# Results of `make bench`",
+    lines = ["# Results of `make bench`", ""]
+    if smoke:
+        lines += ["**A smoke run: these figures mean nothing.**", ""]
+    lines += [
+        "Figures are medians of the repeats with the lowest and the highest in brackets. The machine:",
         "",
-        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, `{command}`. "
-        f"Load average before the parts and after each: {', '.join(f'{load:.1f}' for load in loads)}. "
-        "Figures are medians of the repeats, with the lowest and the highest.",
-        "",
-        table(("", ""), versions()),
+        table(("", ""), [(what, which) for what, which in versions() if what != "commit"]),
         "",
     ]
-    if options.smoke:
-        head.append("**A smoke run: these figures mean nothing.**\n")
-    if verdicts:
-        rows = [(what, got, marks[reached]) for what, got, reached in verdicts]
-        head += ["## What must be reached", "", table(("figure", "measured", "reached"), rows), ""]
-    return "\n".join([*head, *sections]), failed
+    rows = [(what, got, marks[reached]) for part in parts for what, got, reached in part.verdicts]
+    if rows:
+        lines += ["## What must be reached", "", table(("figure", "measured", "reached"), rows), ""]
+    for part in parts:
+        lines += [
+            f"## {PARTS[part.name][0]}",
+            "",
+            f"{part.date}, commit {part.commit}, `{part.command}`, {part.took_s:.0f} s; load average before "
+            f"{part.loads[0]:.1f}, after {part.loads[1]:.1f}.",
+            "",
+            part.text,
+            "",
+        ]
+    if NOTES.exists() and not smoke:
+        lines += [NOTES.read_text("utf-8").strip(), ""]
+    return "\n".join(lines)
+
+
+def keep(part: Done) -> None:
+    KEPT.mkdir(parents=True, exist_ok=True)
+    (KEPT / f"{part.name}.json").write_text(json.dumps(asdict(part), ensure_ascii=False, indent=1), "utf-8")
+
+
+def kept() -> list[Done]:
+    """The newest run of every part, in their order."""
+    found = []
+    for name in PARTS:
+        with suppress(FileNotFoundError):
+            values = json.loads((KEPT / f"{name}.json").read_text("utf-8"))
+            values["verdicts"] = tuple((what, got, reached) for what, got, reached in values["verdicts"])
+            values["loads"] = tuple(values["loads"])
+            found.append(Done(**values))
+    return found
+
+
+async def compose(names: Sequence[str], options: Options) -> list[Done]:
+    """Runs the parts one after the other."""
+    command = shlex.join(["python", "-m", "bench.run", *sys.argv[1:]])
+    done = []
+    for name in names:
+        print(f"== {PARTS[name][0]}", flush=True)
+        done.append(await perform(name, options, command))
+        if not options.smoke:
+            keep(done[-1])
+    return done
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--smoke", action="store_true")
-    parser.add_argument("--only", default=",".join(PARTS))
+    parser.add_argument(
+        "--only", default=",".join(PARTS), help="the others are kept as they were measured last"
+    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=6)
-    parser.add_argument(
-        "--output", type=Path, default=None, help="default: bench/RESULTS.md; smoke: standard output"
-    )
+    parser.add_argument("--cells", default="", help="of the part quality, see bench/quality.py")
     parser.add_argument("--nice", type=int, default=0, help="priority of the bench and of all that it starts")
     given = parser.parse_args()
     os.nice(given.nice)
-    options = Options(given.smoke, given.repeats, given.seconds)
-    text, failed = asyncio.run(compose(given.only.split(","), options))
-    output = given.output or (None if given.smoke else RESULTS)
-    if output is None:
-        print(text)
+    options = Options(given.smoke, given.repeats, given.seconds, tuple(filter(None, given.cells.split(","))))
+    done = asyncio.run(compose([name for name in given.only.split(",") if name], options))
+    if given.smoke:
+        print(markdown(done, smoke=True))
     else:
-        output.write_text(text, "utf-8")
-        print(f"written: {output}")
+        RESULTS.write_text(markdown(kept()), "utf-8")
+        print(f"written: {RESULTS}")
+    failed = [part.name for part in done if part.failed]
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
