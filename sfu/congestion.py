@@ -37,9 +37,10 @@ MAX_CALM_DOWN_MS = 24_000.0
 FLAP_MS = 8000.0  # a step down so soon after a step up was one step too far
 AT_ONCE = 1.25  # a layer this much above the estimate isn't sent until the next one's key frame
 CONTENT_MS = 30_000.0
+MAX_REPEATED = 0.25  # of the rate
 PROBE_MS = 120.0
 PROBE_PAUSE_MS = 1000.0
-MAX_PROBE_PAUSE_MS = 12_000.0
+MAX_PROBE_PAUSE_MS = 8000.0
 MAX_PROBE_STEP = 2.0  # times the estimate: a failed probe must not stand long in the way of voices
 PROBE_OVERSHOOT = 1.25
 PROBE_BEYOND = 1.4
@@ -152,6 +153,13 @@ class Congestion:
         if line is not None:
             line.dirty = True
 
+    def returned(self, leg: LegHandle, now_ms: float) -> None:
+        """After an outage, perhaps by another way: ask soon what the line carries."""
+        line = self.lines.get(leg.name)
+        if line is not None:
+            line.probe_pause_ms = line.patience_ms = 0.0
+            line.next_probe_ms = now_ms
+
     # ------------------------------------------------------------ time
 
     def tick(self, now_ms: float) -> None:
@@ -207,7 +215,7 @@ class Congestion:
         line.managed, line.dirty = True, False
         line.decided_ms, line.decided_bps = now_ms, estimate
         consumers, demands = self._demands(line, now_ms)
-        budget = max(0.0, estimate - line.voice_bps)
+        budget = max(0.0, estimate - line.voice_bps) * self._share_for_firsts(line, now_ms)
         levels = allocation.allocate(demands, budget, may_rise=self._may_rise(line, now_ms))
         self._carry_out(line, consumers, demands, levels, estimate, now_ms)
         line.wanted_bps = allocation.needed_bps(demands) + line.voice_bps
@@ -220,6 +228,10 @@ class Congestion:
     @staticmethod
     def _may_rise(line: LineState, now_ms: float) -> bool:
         return now_ms - line.lowered_ms >= max(CALM_DOWN_MS, line.patience_ms)
+
+    def _share_for_firsts(self, line: LineState, now_ms: float) -> float:
+        """What is lost is sent again, and takes its part of the line."""
+        return 1 - min(MAX_REPEATED, self.loss_of(line, now_ms))
 
     def _demands(self, line: LineState, now_ms: float) -> tuple[dict[str, LegConsumer], list[Demand]]:
         consumers: dict[str, LegConsumer] = {}
@@ -277,7 +289,7 @@ class Congestion:
         before = allocation.granted_bps(demands, {one.consumer_id: one.level for one in demands})
         after = allocation.granted_bps(demands, levels)
         if after < before:
-            if now_ms - line.raised_ms < FLAP_MS:
+            if line.raised_ms > line.lowered_ms and now_ms - line.raised_ms < FLAP_MS:
                 self._rest_from_probes(line, now_ms)
                 line.patience_ms = min(MAX_CALM_DOWN_MS, max(CALM_DOWN_MS, line.patience_ms) * 2)
             line.lowered_ms = now_ms
@@ -347,7 +359,8 @@ class Congestion:
         if not step or (estimator.silent(now_ms) and HELD not in levels.values()):
             return
         granted = allocation.granted_bps(demands, levels)
-        needed = (granted + step) / allocation.UP_SHARE + line.voice_bps
+        share = allocation.UP_SHARE * self._share_for_firsts(line, now_ms)
+        needed = (granted + step) / share + line.voice_bps
         if estimator.estimate_bps >= needed:
             if self._may_rise(line, now_ms):
                 return  # the next decision goes there without a question

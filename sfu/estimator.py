@@ -43,6 +43,7 @@ PROBE_KEPT = 0.9  # arriving more slowly than this share of sending is a queue
 PROBE_TRUST = 0.95
 PROBE_WAIT_MS = 1000.0
 PATIENCE_MS = 400.0
+LONG_PATIENCE_MS, LONG_QUEUE_MS = 1000.0, 100.0
 SPILL = 0.04  # loss beyond the line's own while a queue stands: it is full
 REMB_MS = 10_000.0
 REMB_FREE = 1.3
@@ -220,6 +221,8 @@ class Estimator:
             self.sent_bps = sent * 8000 / span_ms
             _, arrived = self.throughput.rates(SHORT_MS) if self._watched else (0.0, 0.0)
             self.losses.add(self.sent_bps, packets, self._lost, now_ms, arrived)
+            if not self.losses.experiments:  # evidence: it is not forgotten when losses end
+                self._delay_bps = min(self._delay_bps, max(MIN_BPS, self.losses.bound_bps))
         self._observed_ms = send_ms
         self._received = self._lost = self._acked_bytes = 0
 
@@ -245,8 +248,8 @@ class Estimator:
         over_ms = now_ms - self._over_since_ms
         ours = spills or arrived < 0.95 * sent  # less comes than goes: the queue grows by us
         if not ours and self.losses.loss < MIN_LOSS:
-            if math.isinf(estimate) and over_ms < PATIENCE_MS:
-                return
+            if math.isinf(estimate) and (over_ms < LONG_PATIENCE_MS or queue_ms < LONG_QUEUE_MS):
+                return  # a receiver that is busy looks like this, too
             if over_ms > 2 * PATIENCE_MS and queue_ms > 0.8 * self._queue_at_decrease > 0:
                 # it neither grows nor drains with what we send: the way itself is longer now
                 self.queue.rebase()

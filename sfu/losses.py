@@ -54,9 +54,9 @@ class LossModel:
         self._grown_ms = -1.0
 
     @property
-    def clean(self) -> bool:
-        """Nothing is lost and nothing bound."""
-        return self.bound_bps == float("inf") and self.loss < MIN_LOSS / 2 and self._until_ms < 0
+    def experiments(self) -> bool:
+        """The bound is no finding, but a question to the line."""
+        return self._until_ms >= 0
 
     def add(self, sent_bps: float, packets: int, lost: int, now_ms: float, arrived_bps: float = 0.0) -> None:
         """A quarter of a second or so: what was sent, in how many packets, and how many of them were lost.

