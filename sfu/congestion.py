@@ -48,7 +48,7 @@ MIN_PROBE_BPS = 40e3
 MIN_PROBE_BYTES, MAX_PROBE_BYTES = 1800, 60_000
 REPORT_MS = 900.0
 REPORT_PACKETS = 20
-RED_ON, RED_OFF, RED_CALM_MS = 0.03, 0.01, 10_000.0
+RED_ON, RED_OFF, RED_SURE_MS, RED_CALM_MS = 0.03, 0.01, 1000.0, 10_000.0
 
 
 class Congestion:
@@ -391,19 +391,24 @@ class Congestion:
     def _look_after_voices(self, line: LineState, now_ms: float) -> None:
         """Each voice packet twice where many are lost (RFC 2198), until the line is well for a while."""
         loss = self.loss_of(line, now_ms)
-        if loss >= RED_ON:
+        if line.managed:
+            # what a full line drops would be more with every packet sent twice
+            loss = min(loss, line.estimator.losses.inherent)
+        if loss >= RED_OFF:
             line.calm_since_ms = -1.0
-            if not line.red:
-                self._set_red(line, True)
-        elif loss >= RED_OFF:
-            line.calm_since_ms = -1.0
-        elif line.red:
-            if line.calm_since_ms < 0:
-                line.calm_since_ms = now_ms
-            elif now_ms - line.calm_since_ms >= RED_CALM_MS:
+        elif line.calm_since_ms < 0:
+            line.calm_since_ms = now_ms
+        if loss < RED_ON:
+            line.lossy_since_ms = -1.0
+        elif line.lossy_since_ms < 0:
+            line.lossy_since_ms = now_ms
+        elif now_ms - line.lossy_since_ms >= RED_SURE_MS:
+            line.red = True
+        if line.calm_since_ms >= 0 and now_ms - line.calm_since_ms >= RED_CALM_MS:
+            if line.red:
                 self._set_red(line, False)
-        if line.red:
-            self._set_red(line, True)  # who has come since
+        elif line.red:
+            self._set_red(line, True)  # also for who has come since
 
     def loss_of(self, line: LineState, now_ms: float) -> float:
         return line.estimator.losses.loss if not line.estimator.silent(now_ms) else 0.0

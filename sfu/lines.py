@@ -92,6 +92,7 @@ class LineState:
     lost: int = 0
     red: bool = False
     calm_since_ms: float = -1.0
+    lossy_since_ms: float = -1.0
     wanted_bps: float = 0.0
 
     def count_sent(self, now_ms: float) -> None:

@@ -25,6 +25,7 @@ EXPERIMENT_EVERY_MS = 20_000.0
 EXPERIMENT_AT_MOST_EVERY_MS = 160_000.0
 GROWTH_PER_S = 1.12
 MARGIN = 0.95
+FORGET = 0.9
 FREE = 2.0  # a bound this far above what is sent binds nothing
 
 
@@ -81,6 +82,8 @@ class LossModel:
         capacity = float("inf")
         if max(self.loss, newest.loss) >= MIN_LOSS:
             capacity = self._fit()
+        else:
+            self.inherent *= FORGET
         if capacity == float("inf"):
             if newest.loss < self.inherent + MIN_LOSS:
                 self.bound_bps *= GROWTH_PER_S**elapsed_s

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sfu.messages import StreamStates
 from tests.fixtures.sfu_bad_line import STEP_MS, Publisher, Viewer, play
 from tests.fixtures.sfu_line_model import Line
-from tests.fixtures.sfu_rtp_peers import Bench
+from tests.fixtures.sfu_rtp_peers import OPUS_DOWN, RED_DOWN, Bench
 
 VIDEO, RTX, VOICE = 10_000, 10_001, 10_002
 
@@ -62,7 +62,10 @@ async def test_radio_losses_cost_no_layer_and_bring_each_voice_packet_twice(sfu_
     consumer = sfu_bench.media.consumers[viewer.watch(publisher, 0)]
     await play(sfu_bench, 6, [publisher], [viewer])
     assert consumer.layer == 2
-    assert sfu_bench.media.congestion.lines["sub"].red
+    assert viewer.payload_types[VOICE] == RED_DOWN.payload_type
+    viewer.line.loss = 0.0
+    await play(sfu_bench, 14, [publisher], [viewer])
+    assert viewer.payload_types[VOICE] == OPUS_DOWN.payload_type
 
 
 async def test_what_the_line_cannot_carry_is_held_and_freed(sfu_bench: Bench) -> None:
