@@ -68,7 +68,7 @@ class SendHistory:
             newest_send_ms = max(newest_send_ms, send_ms)
             if cluster and (cluster in clusters or len(clusters) < MAX_CLUSTERS):
                 clusters[cluster] = _grown(clusters.get(cluster), slot, arrival_ms)
-            if self._newest >= 0 and distance(number, self._newest) <= 0:
+            if self._newest >= 0 and -SLOTS < distance(number, self._newest) <= 0:
                 continue  # reordered or reported late: its group has been given out
             if self._newest >= 0 and send_ms - self._first_ms > GROUP_MS:
                 if len(groups) < MAX_GROUPS:

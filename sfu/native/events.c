@@ -18,12 +18,31 @@
 #endif
 #define ALIGNMENT 8u
 
+/* Who fills the ring must not keep out what matters more, nor let it wait for long: taps are many, strangers
+ * are unknown, and one client can send as many reports as it likes. */
+enum { STRANGERS, CLIENTS, TAPS, OURS, SHARES };
+static const uint32_t share[SHARES] = {
+    [STRANGERS] = RING_SIZE / 8, [CLIENTS] = RING_SIZE / 4, [TAPS] = RING_SIZE / 2, [OURS] = RING_SIZE / 8};
+
+static int share_of(uint8_t kind)
+{
+    switch (kind) {
+    case EVENT_STUN:
+    case EVENT_DTLS: return STRANGERS;
+    case EVENT_RTCP: return CLIENTS;
+    case EVENT_TAP: return TAPS;
+    default: return OURS;
+    }
+}
+
 struct Events {
     uint8_t *ring;
     uint32_t head, tail; /* where the next record goes, where the oldest one is */
     uint32_t wrap;       /* end of the records above tail, while head is below it */
     uint32_t used;       /* bytes of records, the one that was handed out included */
     uint32_t given;      /* size of the record that the reader still looks at */
+    uint32_t *given_of;  /* whose share it is taken from */
+    uint32_t used_by[SHARES];
     int fd;
     bool signalled;
     uint64_t lost;
@@ -63,16 +82,6 @@ uint64_t events_lost(const Events *events)
     return events->lost;
 }
 
-/* Who fills the ring must not keep out what matters more: taps are many, strangers are unknown. */
-static uint32_t share_of(uint8_t kind)
-{
-    if (kind == EVENT_TAP)
-        return RING_SIZE / 2;
-    if (kind == EVENT_STUN || kind == EVENT_DTLS)
-        return RING_SIZE / 4 * 3;
-    return RING_SIZE;
-}
-
 /* Where a record of `size` bytes fits, or -1. */
 static int64_t place_for(Events *events, uint32_t size)
 {
@@ -100,7 +109,8 @@ bool events_push(Events *events, const EventHead *head, const uint8_t *data)
         return false;
     }
     uint32_t size = ((uint32_t)sizeof *head + head->size + ALIGNMENT - 1) & ~(ALIGNMENT - 1);
-    int64_t at = events->used + size > share_of(head->kind) ? -1 : place_for(events, size);
+    int whose = share_of(head->kind);
+    int64_t at = events->used_by[whose] + size > share[whose] ? -1 : place_for(events, size);
     if (at < 0) {
         events->lost++;
         return false;
@@ -110,6 +120,7 @@ bool events_push(Events *events, const EventHead *head, const uint8_t *data)
         memcpy(events->ring + at + sizeof *head, data, head->size);
     events->head = (uint32_t)at + size;
     events->used += size;
+    events->used_by[whose] += size;
     if (!events->signalled) {
         uint64_t one = 1;
         events->signalled = write(events->fd, &one, sizeof one) == (ssize_t)sizeof one;
@@ -121,6 +132,7 @@ const EventHead *events_pop(Events *events, const uint8_t **data)
 {
     if (events->given) {
         events->used -= events->given;
+        *events->given_of -= events->given;
         events->tail += events->given;
         events->given = 0;
     }
@@ -138,6 +150,7 @@ const EventHead *events_pop(Events *events, const uint8_t **data)
     }
     const EventHead *head = (const EventHead *)(const void *)(events->ring + events->tail);
     events->given = ((uint32_t)sizeof *head + head->size + ALIGNMENT - 1) & ~(ALIGNMENT - 1);
+    events->given_of = &events->used_by[share_of(head->kind)];
     *data = events->ring + events->tail + sizeof *head;
     return head;
 }

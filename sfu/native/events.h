@@ -42,7 +42,7 @@ typedef struct Events Events;
 Events *events_new(void); /* NULL without memory or descriptor */
 void events_free(Events *events);
 int events_fd(const Events *events); /* readable while records wait; an eventfd */
-/* False when the ring is full (taps may use half of it, so that they never crowd out the rest). */
+/* False when the ring or its kind's share is full: STUN and DTLS an eighth, RTCP a quarter, taps a half. */
 bool events_push(Events *events, const EventHead *head, const uint8_t *data);
 /* The oldest record: NULL when there is none.  The data is contiguous and valid until the next call. */
 const EventHead *events_pop(Events *events, const uint8_t **data);

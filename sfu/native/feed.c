@@ -303,7 +303,10 @@ static void notice_alive(Feed *feed, const Packet *packet, const FeedCodec *code
     counts->clock_rate = codec->clock_rate;
     EventHead head = {.kind = EVENT_ALIVE, .number = packet->payload_type, .subject = feed->id,
                       .now_ms = packet->arrival_ms};
-    feed->asking = relay_notify(feed->relay, &head, NULL) || feed->asking;
+    if (relay_notify(feed->relay, &head, NULL))
+        feed->asking = true;
+    else
+        counts->last_ms = -1e12; /* the next packet tells it */
 }
 
 void feed_receive(Feed *feed, Packet *packet, bool recovered)

@@ -76,13 +76,18 @@ void route_stop(Route *route)
     leave(route);
 }
 
+/* Leaves and aims again, but stays in the feed's list: with a thousand receivers, a publisher that begins anew all
+ * the time could else keep us busy with copies of it. */
 void route_restart(Route *route, Feed *feed)
 {
     if (feed != route->feed)
         return;
-    leave(route);
+    remember(route, feed);
     route->last_feed = 0;
-    aim(route, feed, route->binding);
+    set_target(route, NULL);
+    route->feed = NULL;
+    route->target = feed;
+    set_binding(route->relay, &route->target_binding, route->binding);
 }
 
 /* ---------------------------------------------------------------- switching */

@@ -339,7 +339,8 @@ static void add_to_cluster(Digest *digest, const Sent *sent, double arrival_ms)
 static void add_to_group(History *history, const Sent *sent, double arrival_ms, Digest *digest)
 {
     if (history->newest >= 0) {
-        if (distance(sent->number, (uint16_t)history->newest) <= 0)
+        int step = distance(sent->number, (uint16_t)history->newest);
+        if (step <= 0 && step > -HISTORY_SIZE)
             return; /* reordered or reported late: its group has been given out */
         if (sent->send_ms - history->first_ms > GROUP_MS) {
             if (digest->groups < MAX_GROUPS)

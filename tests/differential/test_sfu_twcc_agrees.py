@@ -125,3 +125,27 @@ def test_rubbish_is_refused_alike(native_parts, base, bodies) -> None:
             assert acknowledge(native_parts, native, body) == acknowledged(python, body)
     finally:
         native_parts.history_free(native)
+
+
+def test_bursts_are_told_again_after_a_long_silence(native_parts) -> None:
+    """Half of all numbers have gone by without a report: what is newer looks older than what was told last."""
+    native, python = native_parts.history_new(), SendHistory()
+
+    def send(first: int, count: int) -> None:
+        for number in range(first, first + count):
+            now_ms = START_MS + number * 10
+            native_parts.history_record(native, number & 0xFFFF, now_ms, 1000, 0)
+            python.record(number & 0xFFFF, now_ms, 1000, 0)
+
+    def report(first: int) -> bytes:  # of eight numbers
+        return bytes((first >> 8 & 0xFF, first & 0xFF, 0, 8, 0, 0, 1, 0, 0x20, 8)) + b"\x28" * 8
+
+    try:
+        for first in (100, 40_000, 73_000):
+            send(first - 20, 40)
+            told = acknowledge(native_parts, native, report(first))
+            assert told == acknowledged(python, report(first))
+            assert told is not None
+            assert len(told[0]) >= 7
+    finally:
+        native_parts.history_free(native)

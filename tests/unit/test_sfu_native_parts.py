@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tests.fixtures.sfu_native_parts import SINK, Destination, EventHead
 
-TAP, RTCP, STUN = 9, 3, 1
+TAP, RTCP, STUN, ALIVE = 9, 3, 1, 5
 NO_SINK = SINK()
 
 
@@ -190,13 +190,17 @@ def test_the_descriptor_says_whether_records_wait(native_parts) -> None:
 def test_taps_and_strangers_leave_room(native_parts) -> None:
     events = native_parts.events_new()
     counts = []
-    for kind in (TAP, STUN, RTCP):
+    for kind in (TAP, STUN, RTCP, ALIVE):
         count = 0
         while push(native_parts, events, kind, bytes(1600)):
             count += 1
         counts.append(count)
-    assert [round(count * 1632 / (1 << 20), 1) for count in counts] == [2.0, 1.0, 1.0]
-    assert native_parts.events_lost(events) == 3
+    assert [round(count * 1632 / (1 << 20), 1) for count in counts] == [2.0, 0.5, 1.0, 0.5]
+    assert native_parts.events_lost(events) == 4
+    assert pop(native_parts, events) is not None  # makes room when the next one is asked for,
+    assert pop(native_parts, events) is not None  # for its own kind
+    for kind, fits in ((STUN, False), (ALIVE, False), (TAP, True)):
+        assert push(native_parts, events, kind, bytes(1600)) is fits
     native_parts.events_free(events)
 
 
