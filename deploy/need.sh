@@ -50,6 +50,9 @@ for what in "$@"; do
       need ip iproute2
       need iptables iptables
       need runuser util-linux
+      # the native relay's fuzzers: libFuzzer guides them; gcc (present by now) would only mutate blindly
+      compgen -G '/usr/lib/llvm-*/lib/clang/*/lib/linux/libclang_rt.fuzzer-*.a' >/dev/null \
+        && { command -v clang || command -v clang-14; } >/dev/null || missing+=(clang libclang-rt-dev)
       [ -n "$(fc-list :lang=zh family 2>/dev/null)" ] || missing+=(fonts-noto-cjk fontconfig)
       [ ${#missing[@]} -eq 0 ] || install "${missing[@]}"
       ;;
