@@ -48,7 +48,6 @@ MIN_PROBE_BPS = 40e3
 MIN_PROBE_BYTES, MAX_PROBE_BYTES = 1800, 60_000
 REPORT_MS = 900.0
 REPORT_PACKETS = 20
-RED_ON, RED_OFF, RED_SURE_MS, RED_CALM_MS = 0.03, 0.01, 1000.0, 10_000.0
 
 
 class Congestion:
@@ -389,32 +388,14 @@ class Congestion:
     # ------------------------------------------------------------ voices
 
     def _look_after_voices(self, line: LineState, now_ms: float) -> None:
-        """Each voice packet twice where many are lost (RFC 2198), until the line is well for a while."""
         loss = self.loss_of(line, now_ms)
         if line.managed:
             # what a full line drops would be more with every packet sent twice
             loss = min(loss, line.estimator.losses.inherent)
-        if loss >= RED_OFF:
-            line.calm_since_ms = -1.0
-        elif line.calm_since_ms < 0:
-            line.calm_since_ms = now_ms
-        if loss < RED_ON:
-            line.lossy_since_ms = -1.0
-        elif line.lossy_since_ms < 0:
-            line.lossy_since_ms = now_ms
-        elif now_ms - line.lossy_since_ms >= RED_SURE_MS:
-            line.red = True
-        if line.calm_since_ms >= 0 and now_ms - line.calm_since_ms >= RED_CALM_MS:
-            if line.red:
-                self._set_red(line, False)
-        elif line.red:
-            self._set_red(line, True)  # also for who has come since
+        if line.red.update(loss, now_ms) or line.red.on:  # who has come since, too
+            for consumer in self._media.consumers_of(line.leg):
+                if consumer.kind is Kind.AUDIO:
+                    consumer.set_red(line.red.on)
 
     def loss_of(self, line: LineState, now_ms: float) -> float:
         return line.estimator.losses.loss if not line.estimator.silent(now_ms) else 0.0
-
-    def _set_red(self, line: LineState, make_red: bool) -> None:
-        line.red = make_red
-        for consumer in self._media.consumers_of(line.leg):
-            if consumer.kind is Kind.AUDIO:
-                consumer.set_red(make_red)

@@ -10,6 +10,7 @@ from sfu.consumer import LegConsumer
 from sfu.estimator import Estimator
 from sfu.producer import Producer
 from sfu.seams import FeedHandle, LegHandle
+from sfu.voices import RedSwitch
 
 RISE, FALL = 0.25, 0.1  # in 200 ms: slow enough that a key frame is no higher rate, and a rest no lower one
 MIN_LAYER_BPS = 15_000.0  # a still picture may move again any time
@@ -90,9 +91,7 @@ class LineState:
     voice_bps: float = 0.0
     packets: int = 0
     lost: int = 0
-    red: bool = False
-    calm_since_ms: float = -1.0
-    lossy_since_ms: float = -1.0
+    red: RedSwitch = field(default_factory=RedSwitch)
     wanted_bps: float = 0.0
 
     def count_sent(self, now_ms: float) -> None:

@@ -15,6 +15,7 @@ from sfu.params import CodecParameters, EncodingParameters, HeaderExtension, Rtp
 from sfu.ring import Ring
 from sfu.rtp import ExtensionIds, Packet, RtpError
 from sfu.speakers import Loudness
+from sfu.voices import RedSwitch
 
 
 @pytest.mark.parametrize(
@@ -247,3 +248,15 @@ def test_drops_are_counters() -> None:
     assert (counter.name, counter.labels, counter.value) == (
         "lianxin_dropped_total", (("reason", "srtp_auth"),), 3.0,
     )  # fmt: skip
+
+
+def test_voices_are_doubled_on_lossy_lines_with_hysteresis() -> None:
+    switch = RedSwitch()
+    told = [switch.update(loss, 1000.0 * second) for second, loss in enumerate([0.05, 0.0, 0.05, 0.04])]
+    assert told == [False, False, False, True]  # not for a moment's loss
+    for second in range(4, 30):
+        assert not switch.update(0.02, 1000.0 * second)
+    assert switch.on
+    changed = [second for second in range(30, 60) if switch.update(0.005, 1000.0 * second)]
+    assert changed == [40]
+    assert not switch.on
