@@ -155,8 +155,9 @@ static void yield(Relay *relay)
     relay_lock(relay); /* queues behind who waits */
 }
 
-/* One batch by the clock; yields between packets.  A leg may go away there, so all is looked up afresh. */
-static int run_batch(Relay *relay)
+/* What is in the socket, by the clock; yields between packets.  A leg may go away there, so all is looked up
+ * afresh. */
+static int take_waiting(Relay *relay)
 {
     int count = receive(relay);
     double wall_now_ms = count && relay->config.kernel_times ? wall_ms() : 0;
@@ -166,9 +167,23 @@ static int run_batch(Relay *relay)
         take_one(relay, i, began_ms, wall_now_ms);
         yield(relay);
     }
-    if (count)
-        relay_flush(relay, clock_now(relay));
     return count;
+}
+
+/* Until the socket is empty, within bounds.  The packets of a picture come one after the other while the first
+ * is still being copied to its receivers: sent together, each receiver's are one message (GSO). */
+static int run_batch(Relay *relay)
+{
+    int all = 0, count;
+    relay->amid_batch = true;
+    do {
+        count = take_waiting(relay);
+        all += count;
+    } while (count && all < relay->batch->size);
+    relay->amid_batch = false;
+    if (all)
+        relay_flush(relay, clock_now(relay));
+    return all;
 }
 
 static void release_if_due(Relay *relay)
@@ -209,7 +224,7 @@ void relay_run(Relay *relay)
     while (!atomic_load(&relay->stopping)) {
         int count = run_batch(relay);
         release_if_due(relay);
-        if (count == relay->batch->size) { /* there is more */
+        if (count >= relay->batch->size) { /* there may be more */
             yield(relay);
             continue;
         }

@@ -181,6 +181,7 @@ struct Relay {
     Feed *feeds;
     Leg *first_waiting, *last_waiting;
     double next_release_ms;
+    bool amid_batch; /* of the thread, which flushes at its end */
     Feed *first_missed, *last_missed;
     double now_ms; /* the clock as it was last told or read */
     double level_power[128]; /* of an audio level */
@@ -238,7 +239,7 @@ void feed_stop_routes(Feed *feed);
 void feed_ask_again(Feed *feed, double now_ms);
 bool codec_has_reader(Codec codec);
 const FeedCodec *feed_codec(const Feed *feed, uint8_t payload_type);
-void feed_add_route(Feed *feed, Route *route);
+bool feed_add_route(Feed *feed, Route *route); /* false without memory: it is not in the list */
 void feed_remove_route(Feed *feed, Route *route);
 
 /* route.c */

@@ -192,9 +192,12 @@ void relay_flush_output(Relay *relay, double now_ms)
     relay->failed_seen = counts->failed;
 }
 
-/* The end of a batch; without a time (a call of Python's amid one) nobody is asked for what is missing yet. */
+/* The end of a batch; without a time (a call of Python's) nobody is asked for what is missing yet.  Amid the
+ * thread's batch it waits for its end: part of it sent alone would be many small messages instead of few. */
 void relay_flush(Relay *relay, double now_ms)
 {
+    if (relay->amid_batch)
+        return;
     if (now_ms > 0)
         ask_for_missed(relay, now_ms);
     relay_flush_output(relay, now_ms);
