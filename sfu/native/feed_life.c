@@ -108,18 +108,19 @@ static RouteList *list_of(int count)
     return routes;
 }
 
-void feed_add_route(Feed *feed, Route *route)
+bool feed_add_route(Feed *feed, Route *route)
 {
     if (has_route(feed, route))
-        return;
+        return true;
     int count = feed->routes ? feed->routes->count : 0;
     RouteList *routes = list_of(count + 1);
     if (!routes)
-        return; /* nothing is forwarded: as if the feed were silent */
+        return false;
     for (int i = 0; i < count; i++)
         routes->route[routes->count++] = feed->routes->route[i];
     routes->route[routes->count++] = route;
     replace_routes(feed, routes);
+    return true;
 }
 
 void feed_remove_route(Feed *feed, Route *route)

@@ -35,8 +35,8 @@ static void set_target(Route *route, Feed *feed)
     route->target = feed;
     if (old && old != route->feed)
         feed_remove_route(old, route);
-    if (feed)
-        feed_add_route(feed, route);
+    if (feed && !feed_add_route(feed, route))
+        route->target = NULL; /* as if the feed were silent; it doesn't know us when it goes away */
 }
 
 static void leave(Route *route)
