@@ -128,7 +128,7 @@ def test_rubbish_is_refused_alike(native_parts, base, bodies) -> None:
 
 
 def test_bursts_are_told_again_after_a_long_silence(native_parts) -> None:
-    """Half of all numbers have gone by without a report: what is newer looks older than what was told last."""
+    """Half of all numbers went by without a report: what is newer looks older than what was told last."""
     native, python = native_parts.history_new(), SendHistory()
 
     def send(first: int, count: int) -> None:
