@@ -122,13 +122,13 @@ class Route:
             self.emit(silence, False, numbers.last_out & 0xFFFF, self.last_timestamp, 0, 0)
 
     def restart(self, feed: Feed) -> None:
-        """The feed's numbers have begun anew."""
+        """The feed's numbers have begun anew: from here on it is only aimed at.  Its list stays as it is."""
         if feed is self.feed:
-            binding = self.binding
-            self._leave()
+            self._remember(feed)
             self.last_feed = None
-            assert binding is not None
-            self.aim(feed, binding)
+            self._set_target(None)
+            self.feed, self.target = None, feed
+            self.target_binding = self.binding
 
     def _leave(self) -> None:
         feed = self.feed

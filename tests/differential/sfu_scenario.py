@@ -302,6 +302,13 @@ class Scenario:
         for client, datagram in late:
             self.world.send(client, datagram)
 
+    def burst(self, stream: int, frames: int, seed: int) -> None:
+        """Frames at once, while the loop has no time: what must be asked waits in the native relay."""
+        rng = random.Random(seed)
+        chosen = self.streams[stream % len(self.streams)]
+        packets = [packet for _ in range(frames) for packet in chosen.frame(rng)]
+        self.world.send(chosen.client, *map(chosen.client.protect, packets), busy=True)
+
     def key(self, stream: int) -> None:
         self.streams[stream % len(self.streams)].wants_key = True
 

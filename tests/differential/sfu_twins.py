@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
+import socket
 import struct
 from collections import deque
 from collections.abc import Callable
@@ -77,7 +78,8 @@ class Side:
         tap = self.taps[request.tap_id] = TapRecord(request, codecs)
         return tap
 
-    def give(self, datagrams: list[tuple[bytes, Address]]) -> None:
+    def give(self, datagrams: list[tuple[bytes, Address]], *, busy: bool = False) -> None:
+        """``busy``: the loop hears of what they bring up only after the last one."""
         raise NotImplementedError
 
     def settle(self) -> None:
@@ -104,7 +106,7 @@ class Twin(Side):
         while self.lost:
             self.tell_lost(self.lost.pop(0))
 
-    def give(self, datagrams: list[tuple[bytes, Address]]) -> None:
+    def give(self, datagrams: list[tuple[bytes, Address]], *, busy: bool = False) -> None:
         for datagram in datagrams:
             self.queue.coming.append(datagram)
             self.relay._on_readable()
@@ -118,9 +120,13 @@ class Native(Side):
     def make(self) -> NativeRelay:
         return NativeRelay(None, self.sink, self.clock, self.drops)
 
-    def give(self, datagrams: list[tuple[bytes, Address]]) -> None:
-        for data, address in datagrams:
-            self.relay.feed_in(data, address)
+    def give(self, datagrams: list[tuple[bytes, Address]], *, busy: bool = False) -> None:
+        for data, (ip, port) in datagrams:
+            if busy:
+                number = int.from_bytes(socket.inet_aton(ip), "big")
+                self.relay.engine.input(data, number, port, self.clock.ms)
+            else:
+                self.relay.feed_in(data, (ip, port))
 
     def settle(self) -> None:
         self.relay._handle_all()
@@ -219,9 +225,9 @@ class World:
         self.both(act)
         return client
 
-    def send(self, client: Client, *datagrams: bytes) -> None:
+    def send(self, client: Client, *datagrams: bytes, busy: bool = False) -> None:
         address = client.address
-        self.both(lambda side: side.give([(datagram, address) for datagram in datagrams]))
+        self.both(lambda side: side.give([(datagram, address) for datagram in datagrams], busy=busy))
 
     def advance(self, ms: float, step_ms: float = 50.0) -> None:
         while ms > 0:

@@ -30,6 +30,7 @@ FLOW = step("flow", BYTE, st.integers(1, 8), st.integers(0, 6), SEED)
 STEPS = st.one_of(
     FLOW,
     FLOW,
+    step("burst", STREAM, st.integers(1, 12), SEED),
     step("key", STREAM),
     step("restart", STREAM, st.integers(1, 7)),
     step("mode", STREAM, st.booleans()),
@@ -65,7 +66,8 @@ def run(steps: list[tuple]) -> Scenario:
     deadline=None, max_examples=EXAMPLES, phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink),
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
 )  # fmt: skip
-@given(steps=st.lists(STEPS, max_size=40))
+@pytest.mark.timeout(400)  # finding the smallest failure takes its time
+@given(steps=st.lists(STEPS, min_size=12, max_size=50))
 def test_both_relays_send_the_same(steps: list[tuple]) -> None:
     run([("flow", 255, 2, 0, 1), *steps])
 
@@ -94,6 +96,9 @@ SCENARIOS = {
              ("flow", 255, 12, 3, 3), ("policy", 8, 0, 1), ("flow", 255, 3, 0, 4), ("policy", 5, 1, 0)],
     "red and av1": [("mode", 3, True), ("mode", 5, True), ("mode", 6, True), *MEETING,
                     ("policy", 1, 3, 3), ("flow", 255, 9, 2, 3), ("mode", 5, False), ("flow", 255, 9, 2, 4)],
+    "a busy loop": [("burst", 2, 5, 1), ("burst", 0, 5, 2), ("burst", 6, 5, 3), ("burst", 4, 9, 4), *MEETING,
+                    ("restart", 1, 2), ("burst", 1, 3, 5), ("restart", 4, 1), ("burst", 4, 6, 6),
+                    ("wait", 5000), ("burst", 3, 4, 7), ("burst", 2, 9, 8), *MEETING],
     "hushed": [*MEETING, ("policy", 4, 1, 1), ("flow", 255, 4, 0, 3), ("policy", 4, 1, 0),
                ("flow", 255, 4, 0, 4)],
 }  # fmt: skip
