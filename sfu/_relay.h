@@ -59,8 +59,7 @@ typedef struct {
     Route *route;
     uint32_t ssrc, rtx_ssrc;
     int max_spatial, max_temporal;
-    int64_t last_sequence;
-    uint16_t rtx_sequence;
+    int64_t last_sequence, rtx_sequence;
     RouteCounts last;
 } RouteObject;
 

@@ -9,13 +9,12 @@ static int route_init(PyObject *object, PyObject *args, PyObject *names) {
     unsigned long long id;
     int is_video, resends;
     unsigned int ssrc, rtx_ssrc;
-    long long first_sequence;
-    unsigned short rtx_sequence;
+    long long first_sequence, rtx_sequence;
     if (names != NULL && PyDict_Size(names) > 0) {
         PyErr_SetString(PyExc_TypeError, "no keywords");
         return -1;
     }
-    if (!PyArg_ParseTuple(args, "OKOpIIpLH", &relay, &id, &leg, &is_video, &ssrc, &rtx_ssrc, &resends,
+    if (!PyArg_ParseTuple(args, "OKOpIIpLL", &relay, &id, &leg, &is_video, &ssrc, &rtx_ssrc, &resends,
                           &first_sequence, &rtx_sequence))
         return -1;
     RelayObject *owner = owner_of(object, self->owner, relay);
@@ -83,7 +82,7 @@ static PyObject *route_numbers(PyObject *object, PyObject *none) {
         route_last_numbers(self->route, &self->last_sequence, &self->rtx_sequence);
         leave(self->owner);
     }
-    return Py_BuildValue("LH", (long long)self->last_sequence, self->rtx_sequence);
+    return Py_BuildValue("LL", (long long)self->last_sequence, (long long)self->rtx_sequence);
 }
 
 static int read_plan(ExtensionPlan *plan, PyObject *value) {

@@ -160,7 +160,7 @@ struct Route { /* first what every packet needs */
     int64_t report_shift;
     Buffer *red_payload; /* the newest Opus packet, for the next one's redundancy; NULL = none */
     uint32_t red_timestamp;
-    uint16_t rtx_sequence;
+    int64_t rtx_sequence; /* unwrapped */
     ResendBudget budget;
 };
 

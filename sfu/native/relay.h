@@ -149,8 +149,8 @@ typedef struct {
 /* leg NULL: a tap, whose packets are EVENT_TAP.  first_sequence, rtx_sequence: chosen by the caller (random at
  * first; where a predecessor of the same SSRC on this leg ended, for SRTP's nonces must never repeat). */
 Route *route_new(Relay *relay, uint64_t id, Leg *leg, bool is_video, uint32_t ssrc, uint32_t rtx_ssrc, bool resends,
-                 int64_t first_sequence, uint16_t rtx_sequence);
-void route_last_numbers(const Route *route, int64_t *last_sequence, uint16_t *rtx_sequence);
+                 int64_t first_sequence, int64_t rtx_sequence);
+void route_last_numbers(const Route *route, int64_t *last_sequence, int64_t *rtx_sequence); /* both unwrapped */
 void route_free(Route *route);
 void route_aim(Route *route, Feed *feed, const Binding *binding); /* the binding is copied */
 void route_stop(Route *route);

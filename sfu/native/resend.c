@@ -45,7 +45,7 @@ static int write_rtx_head(Route *route, const Sent *sent, int rtx_type, uint8_t 
         block = sent->block ? sent->block->data : NULL;
         size = sent->block ? sent->block->size : 0;
     }
-    write_header(slot, size, (sent->marker_type & 0x80) | (uint8_t)rtx_type, ++route->rtx_sequence,
+    write_header(slot, size, (sent->marker_type & 0x80) | (uint8_t)rtx_type, (uint16_t)++route->rtx_sequence,
                  sent->timestamp, route->rtx_ssrc);
     if (size)
         memcpy(slot + 12, block, (size_t)size);
@@ -129,7 +129,8 @@ int route_send_padding(Route *route, double now_ms)
         return 0;
     uint8_t *slot = output_reserve(route->relay->output);
     int at = 12 + bound->rtx_size, end = at + PROBE_PADDING;
-    write_header(slot, true, (uint8_t)rtx_type, ++route->rtx_sequence, route->last_timestamp, route->rtx_ssrc);
+    write_header(slot, true, (uint8_t)rtx_type, (uint16_t)++route->rtx_sequence, route->last_timestamp,
+                 route->rtx_ssrc);
     slot[0] |= 0x20;
     memcpy(slot + 12, bound->rtx_bytes, (size_t)bound->rtx_size);
     memset(slot + at, 0, PROBE_PADDING - 1);

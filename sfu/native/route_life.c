@@ -1,10 +1,12 @@
 /* Routes: life, silence at an ordered end, what is counted (the other half of route.c). */
+#include <arpa/inet.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "codec.h"
 #include "internal.h"
 
+#define FORGET_BELOW 49152 /* a successor's first packets may be lost in the pacer: far enough from 65536 */
 #define HUSH_FRAMES 3 /* one would do; a lost one must not bring the sound back */
 
 static void join_leg(Route *route)
@@ -36,7 +38,7 @@ static void leave_leg(Route *route)
 }
 
 Route *route_new(Relay *relay, uint64_t id, Leg *leg, bool is_video, uint32_t ssrc, uint32_t rtx_ssrc, bool resends,
-                 int64_t first_sequence, uint16_t rtx_sequence)
+                 int64_t first_sequence, int64_t rtx_sequence)
 {
     Route *route = calloc(1, sizeof *route);
     if (!route)
@@ -60,10 +62,26 @@ Route *route_new(Relay *relay, uint64_t id, Leg *leg, bool is_video, uint32_t ss
     return route;
 }
 
-void route_last_numbers(const Route *route, int64_t *last_sequence, uint16_t *rtx_sequence)
+void route_last_numbers(const Route *route, int64_t *last_sequence, int64_t *rtx_sequence)
 {
     *last_sequence = numbers_last_out(&route->numbers);
     *rtx_sequence = route->rtx_sequence;
+}
+
+/* libsrtp looks for a packet's SSRC in a list: 1,000 that nobody uses any more cost 2 us per packet, and hours of
+ * polling make 10,000.  A stream may be forgotten while its roll-over counter (RFC 3711 3.3.1) is zero and its
+ * successor, who goes on with its numbers, begins there too: then no index, so no nonce, can come twice.  SRTCP's
+ * index is not in the packet's numbers: its streams stay. */
+static void forget_streams(const Route *route)
+{
+    const Leg *leg = route->leg;
+    int (*remove)(void *, unsigned) = route->relay->config.srtp.remove_stream;
+    if (!leg->send || !remove)
+        return;
+    if (numbers_last_out(&route->numbers) < FORGET_BELOW)
+        remove(leg->send, htonl(route->ssrc));
+    if (route->rtx_ssrc && route->rtx_sequence < FORGET_BELOW)
+        remove(leg->send, htonl(route->rtx_ssrc));
 }
 
 void route_free(Route *route)
@@ -72,8 +90,10 @@ void route_free(Route *route)
         return;
     Relay *relay = route->relay;
     route_stop(route);
-    if (route->leg)
+    if (route->leg) {
         leave_leg(route);
+        forget_streams(route);
+    }
     bound_drop(relay, route->binding);
     bound_drop(relay, route->target_binding);
     buffer_drop(&relay->pool, route->red_payload);

@@ -120,7 +120,7 @@ static void send_rtcp(World *world, Script *script)
     int size = 0;
     if (who & 4) { /* a NACK for what a route may have sent */
         int64_t last = 0;
-        uint16_t rtx;
+        int64_t rtx;
         if (world->route[route])
             route_last_numbers(world->route[route], &last, &rtx);
         uint32_t ssrc = out_ssrc + route * 2;
@@ -331,8 +331,7 @@ static void call_route(World *world, Script *script)
         route_stop(route);
         break;
     case 2:
-        route_hush(route, world->now_ms); /* only ever before a stop: it takes numbers of packets to come */
-        route_stop(route);
+        route_hush(route, world->now_ms);
         break;
     case 3:
         route_set_layers(route, (int)read8(script) % 4, (int)read8(script) % 4);

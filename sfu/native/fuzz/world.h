@@ -39,7 +39,7 @@ typedef struct {
     Route *route[ROUTES];
     int route_leg[ROUTES];               /* -1: a tap */
     int64_t last_sequence[LEGS][ROUTES]; /* of a route's SSRC on a leg, -1 = never used */
-    uint16_t last_rtx[LEGS][ROUTES];
+    int64_t last_rtx[LEGS][ROUTES];
     uint16_t sequence[8]; /* of the streams that are sent to us */
     uint32_t timestamp[8];
 } World;
@@ -210,7 +210,7 @@ static void world_open_route(World *world, int route, int leg, unsigned flags)
     bool is_video = route % 4 != 1;
     uint32_t ssrc = out_ssrc + (uint32_t)route * 2;
     int64_t first = 30 + (int64_t)(flags << 7);
-    uint16_t rtx = 500;
+    int64_t rtx = 500;
     if (world->route[route] || (leg >= 0 && !world->leg[leg]))
         return;
     if (leg >= 0 && world->last_sequence[leg][route] >= 0) {
