@@ -28,6 +28,7 @@ class DropReason(StrEnum):
     # RTP and RTCP from publishers
     MALFORMED_RTP = "malformed_rtp"
     MALFORMED_RTCP = "malformed_rtcp"
+    RTCP_RATE = "rtcp_rate"  # more compounds than a client needs: each one costs us more than its sender
     MALFORMED_PAYLOAD = "malformed_payload"
     TOO_MANY_SSRCS = "too_many_ssrcs"
     UNKNOWN_SSRC = "unknown_ssrc"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from sfu import remb, rtcp
 from sfu.consumer import Tap
 from sfu.drops import DropReason
+from sfu.ice import TokenBucket
 from sfu.params import Kind
 from sfu.producer import Producer
 from sfu.rtcp import Bye, KeyFrameWanted, Nack, Remb, ReportBlock, SenderReport, TransportCc
@@ -19,6 +20,8 @@ OWN_SSRC = 1  # sender of feedback; libwebrtc's receivers use the same
 REPORTS_MS = 1000.0
 CLOCK_STEP_MS = 2000.0  # a publisher's clock that jumps this far was set anew
 MAX_RTT_MS = 10_000.0
+# Libwebrtc sends 20 transport-wide reports a second, and NACKs and PLIs of a wall of streams beside them
+COMPOUNDS_PER_S, COMPOUNDS_BURST = 500.0, 1000.0
 MENDING_MS = 700.0  # after an outage: until a key frame has come through and ended the receiver's questions
 
 
@@ -29,6 +32,7 @@ class Feedback:
         self._media = media
         self._reported_ms: dict[str, float] = {}
         self._bounds: dict[str, remb.IncomingBound] = {}  # of publishers without transport-wide feedback
+        self._budgets: dict[str, TokenBucket] = {}
         self.nacks_in = 0
         self.plis_in = 0
         self.plis_out = 0
@@ -36,6 +40,7 @@ class Feedback:
     def forget(self, leg: LegHandle) -> None:
         self._reported_ms.pop(leg.name, None)
         self._bounds.pop(leg.name, None)
+        self._budgets.pop(leg.name, None)
 
     def mend_by_key_frames(self, leg_name: str, now_ms: float) -> None:
         """After an outage this receiver will ask for seconds of video that nobody needs any more."""
@@ -45,6 +50,12 @@ class Feedback:
 
     def on_rtcp(self, leg: LegHandle, data: bytes, now_ms: float) -> None:
         media = self._media
+        budget = self._budgets.get(leg.name)
+        if budget is None:
+            budget = self._budgets[leg.name] = TokenBucket(COMPOUNDS_PER_S, COMPOUNDS_BURST)
+        if not budget.take(now_ms):
+            media.relay.drops.count(DropReason.RTCP_RATE)
+            return
         try:
             messages = rtcp.parse(data)
         except rtcp.RtcpError:

@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 STUN, DTLS, RTCP, RESOLVE, ALIVE, KEY_FRAME, RESTART, LOST, TAP = range(1, 10)  # EventKind of native/events.h
 FIRST_PACKET = struct.Struct("=I4B16s16s16s")
 BATCH = 64
+REFUSED_S = 0.02  # a client that sends what nobody expects must not keep the loop busy
 TURN = 512  # events per turn of the loop: signalling isn't starved by a flood
 COMPLAIN_EVERY_S = 10.0
 LATENCY_BOUNDS_S = (
@@ -404,11 +405,17 @@ class NativeRelay:
                 side.on_rtcp(leg, data, now_ms)
             return
         packet = FirstPacket.read(data)
+        found = True
         try:
-            if side is not None:
-                side.resolve(leg, packet)
+            found = side is None or side.resolve(leg, packet)
         finally:
-            leg.release(packet.ssrc, self.now_ms())  # not when it came: it leaves now
+            if found or self._pump or self._loop is None:
+                self._release_leg(leg, packet.ssrc)
+            else:  # nobody's; we are asked about its next packet again, which shall not be at once
+                self._loop.call_later(REFUSED_S, self._release_leg, leg, packet.ssrc)
+
+    def _release_leg(self, leg: NativeLeg, ssrc: int) -> None:
+        leg.release(ssrc, self.now_ms())  # not when it came: it leaves now
 
     def _handle_of_feed(self, kind: int, feed: NativeFeed, number: int, now_ms: float) -> None:
         side = self._side

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from sfu.drops import Drops
+from sfu.drops import DropReason, Drops
 from sfu.messages import StartTap, StopTap
-from sfu.params import Kind
+from sfu.params import Kind, SrtpKeys
 from sfu.relays import why_not_native
+from sfu.srtp import open_session
 from tests.fixtures.sfu_rtp_peers import (
     OPUS,
     OPUS_DOWN,
@@ -123,8 +124,6 @@ def test_the_kernel_says_when_a_packet_came(bound: socket.socket) -> None:
 @needs_native
 def test_a_feed_that_begins_anew_without_end_is_held_once() -> None:
     from sfu.native_relay import ALIVE, RESTART, NativeRelay
-    from sfu.params import SrtpKeys
-    from sfu.srtp import open_session
 
     clock = ManualClock()
     relay = NativeRelay(None, SinkRecord(), clock, Drops())
@@ -144,3 +143,66 @@ def test_a_feed_that_begins_anew_without_end_is_held_once() -> None:
     assert [event[0] for event in relay.engine.drain()] == [ALIVE]
     feed.release(clock.ms)
     assert [event[0] for event in relay.engine.drain()] == [RESTART]  # they would hold memory without end
+
+
+class Later:
+    """Of an event loop: what it was told to do later."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Callable[..., object], tuple[object, ...]]] = []
+
+    def call_later(self, delay_s: float, call: Callable[..., object], *args: object) -> None:
+        assert delay_s > 0
+        self.calls.append((call, args))
+
+
+@needs_native
+def test_who_sends_what_nobody_expects_does_not_keep_the_loop_busy(bound: socket.socket) -> None:
+    from sfu.native_relay import RESOLVE, NativeRelay
+
+    clock, loop, asked = ManualClock(), Later(), []
+
+    class Side:
+        def resolve(self, _leg: object, packet: object) -> bool:
+            asked.append(packet)
+            return False
+
+        def on_leg_ready(self, _leg: object) -> None: ...
+
+    relay = NativeRelay(bound, SinkRecord(), clock, Drops())
+    relay.attach(Side())  # type: ignore[arg-type]
+    relay._loop = loop  # type: ignore[assignment]
+    key = bytes(range(28))
+    relay.open_leg("pub", SrtpKeys(PROFILE, key, key))
+    relay.bind_leg("pub", ("127.0.0.1", 7))
+    session = open_session(PROFILE, key, outbound=True)
+
+    def send(number: int) -> None:
+        packet = struct.pack("!BBHII", 0x80, 96, number, 0, 5) + b"x"
+        relay.engine.input(session.protect(packet), 0x7F000001, 7, clock.ms)
+
+    send(1)
+    relay._on_events()
+    send(2)
+    assert len(asked) == 1
+    assert relay.engine.drain() == []
+    ((release, args),) = loop.calls
+    release(*args)
+    assert dict(relay.drops.counts)[DropReason.UNKNOWN_SSRC] == 2
+    send(3)
+    assert [event[0] for event in relay.engine.drain()] == [RESOLVE]
+
+
+async def test_reports_without_end_cost_their_sender_more_than_us(sfu_bench: Bench) -> None:
+    _, sub = voice(sfu_bench)
+    report = struct.pack("!BBHI", 0x80, 201, 1, 7)
+    sfu_bench.clock.advance(10_000)
+    for _ in range(22):
+        for _ in range(50):
+            sub.send_rtcp(report)
+        await sfu_bench.settle()
+    assert sfu_bench.drops.counts[DropReason.RTCP_RATE] == 100
+    sfu_bench.clock.advance(100)
+    sub.send_rtcp(report)
+    await sfu_bench.settle()
+    assert sfu_bench.drops.counts[DropReason.RTCP_RATE] == 100
