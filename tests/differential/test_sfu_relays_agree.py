@@ -15,7 +15,7 @@ if why_not_native():
 
 from tests.differential.sfu_scenario import Scenario
 
-EXAMPLES = int(os.environ.get("SFU_DIFFERENTIAL_EXAMPLES", "60"))
+EXAMPLES = int(os.environ.get("SFU_DIFFERENTIAL_EXAMPLES", "500"))
 BYTE = st.integers(0, 255)
 STREAM = st.integers(0, 7)
 CLIENT = st.integers(0, 4)

@@ -11,7 +11,7 @@ from tests.fuzz import native
 SECONDS = {"relay": 14, "codecs": 4, "packet": 3, "twcc": 4}
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("target", native.TARGETS)
 def test_nothing_breaks_the_native_relay(target: str, tmp_path: Path) -> None:
     outcome = native.run(target, native.build(target, tmp_path), SECONDS[target], tmp_path)

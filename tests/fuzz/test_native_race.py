@@ -13,7 +13,7 @@ from tests.fuzz.native import NATIVE, clang
 SECONDS = 5
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="no compiler")
 def test_the_thread_and_policy_do_not_race(tmp_path: Path) -> None:
     made = tmp_path / "race"

@@ -10,7 +10,7 @@ import pytest
 from tests.fuzz import sanitized
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(400)
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="no compiler")
 def test_contract_suite_under_sanitizers(tmp_path: Path) -> None:
     done = sanitized.run(sanitized.build(tmp_path))
