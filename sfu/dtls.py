@@ -139,6 +139,8 @@ class DtlsTransport:
         self._drops = drops
         self._fingerprints: tuple[DtlsFingerprint, ...] = ()
         self._ssl: SSL.Connection | None = None
+        self._hello = b""  # the handshake message that came first, without its record header
+        self._first_flight: list[bytes] = []  # what we answered to it
         self._started_ms = 0.0
         self._established = False
         self.dtls_state = DtlsState.NEW
@@ -180,6 +182,13 @@ class DtlsTransport:
             return
         if self._ssl is None:
             self._ssl = self._open()
+            self._hello = first_fragment(data)
+        if not self._established and self._first_flight and first_fragment(data) == self._hello:
+            # RFC 6347 §4.2.4: a repeated flight is answered with ours at once.  OpenSSL waits for its own
+            # timer of a second, and a client whose ICE was not ready for our first answer waits with it.
+            for datagram in self._first_flight:
+                self._send(datagram)
+            return
         self._ssl.bio_write(data)
         if not self._established:
             self._continue_handshake()
@@ -302,7 +311,10 @@ class DtlsTransport:
                 pending += self._ssl.bio_read(65536)
             except SSL.Error:
                 break
-        for datagram in datagrams(bytes(pending)):
+        out = list(datagrams(bytes(pending)))
+        if not self._first_flight:
+            self._first_flight = out
+        for datagram in out:
             self._send(datagram)
 
     def _end(self, state: DtlsState, reason: str) -> None:
@@ -310,6 +322,12 @@ class DtlsTransport:
         self._ssl = None
         self.dtls_state = state
         self._observer.dtls_ended(state, reason)
+
+
+def first_fragment(datagram: bytes) -> bytes:
+    """Of its first record: equal in a repetition, whose record numbers are new."""
+    length = RECORD_LENGTH.unpack_from(datagram, RECORD_HEADER_BYTES - RECORD_LENGTH.size)[0]
+    return datagram[RECORD_HEADER_BYTES : RECORD_HEADER_BYTES + length]
 
 
 def datagrams(records: bytes) -> Iterator[bytes]:

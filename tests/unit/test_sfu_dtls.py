@@ -183,6 +183,24 @@ def test_a_hello_in_fragments_is_put_together() -> None:
     assert server.dtls.dtls_state is DtlsState.CONNECTED
 
 
+def test_a_repeated_hello_is_answered_at_once() -> None:
+    """Chromium repeats its hello after 50 ms, OpenSSL its answer after a second: joins took that long."""
+    client, server = Client(mtu=300), Server()
+    server.dtls.expect(client.identity.fingerprints)
+    hello = client.step()
+    for datagram in hello:
+        server.dtls.on_datagram(datagram)
+    lost = list(server.sent)
+    server.sent.clear()
+    assert lost
+    for number, datagram in enumerate(hello):  # the same message in new records
+        server.dtls.on_datagram(datagram[:5] + (50 + number).to_bytes(6, "big") + datagram[11:])
+    assert server.sent == lost
+    client.take(server.sent)
+    client.shake_hands(server)
+    assert server.dtls.dtls_state is DtlsState.CONNECTED
+
+
 def test_records_of_one_datagram_are_all_read() -> None:
     client, server = Client(), Server()
     handshake(client, server)
