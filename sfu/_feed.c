@@ -72,9 +72,20 @@ static void feed_look(FeedObject *self) {
     leave(self->owner);
 }
 
-static PyObject *feed_value(PyObject *object, void *place) {
+/* What we change ourselves must be seen at once. */
+static PyObject *feed_state(PyObject *object, void *place) {
     FeedObject *self = (FeedObject *)object;
     feed_look(self);
+    return value_at(&self->last, place);
+}
+
+static void feed_look_again(FeedObject *self) {
+    if (self->feed != NULL && !looked_lately(self->owner, &self->looked_ns)) feed_look(self);
+}
+
+static PyObject *feed_value(PyObject *object, void *place) {
+    FeedObject *self = (FeedObject *)object;
+    feed_look_again(self);
     return value_at(&self->last, place);
 }
 
@@ -82,7 +93,7 @@ static PyObject *feed_value(PyObject *object, void *place) {
 static PyObject *feed_lost(PyObject *object, void *none) {
     (void)none;
     FeedObject *self = (FeedObject *)object;
-    feed_look(self);
+    feed_look_again(self);
     const FeedCounts *last = &self->last;
     return PyLong_FromLongLong(last->highest < 0 ? 0 : last->highest - last->base_seq + 1 - (int64_t)last->received);
 }
@@ -90,7 +101,7 @@ static PyObject *feed_lost(PyObject *object, void *none) {
 static PyObject *feed_layer_bytes(PyObject *object, void *none) {
     (void)none;
     FeedObject *self = (FeedObject *)object;
-    feed_look(self);
+    feed_look_again(self);
     PyObject *tuple = PyTuple_New(MAX_LAYERS);
     for (int i = 0; tuple != NULL && i < MAX_LAYERS; i++) {
         PyObject *number = PyLong_FromUnsignedLongLong(self->last.layer_bytes[i]);
@@ -177,9 +188,10 @@ static PyMethodDef feed_methods[] = {
     {"take_fraction", feed_fraction, METH_NOARGS, "Fraction lost since the last call, 0...255."},
     {0},
 };
+#define STATE(name, kind) {#name, feed_state, NULL, NULL, PLACE(FeedCounts, name, kind)}
 #define FEED(name, kind) {#name, feed_value, NULL, NULL, PLACE(FeedCounts, name, kind)}
 static PyGetSetDef feed_values[] = {
-    FEED(ssrc, U32), FEED(rtx_ssrc, U32), FEED(clock_rate, U32), FEED(wanted, TRUTH), FEED(packets, U64),
+    STATE(ssrc, U32), STATE(rtx_ssrc, U32), FEED(clock_rate, U32), STATE(wanted, TRUTH), FEED(packets, U64),
     FEED(bytes, U64), FEED(rtx_packets, U64), FEED(rtx_bytes, U64), FEED(frames, U64), FEED(received, U64),
     FEED(recovered, U64), FEED(report_ntp, U64), FEED(width, INT), FEED(height, INT), FEED(highest, I64),
     FEED(base_seq, I64), FEED(last_ms, NUMBER), FEED(jitter, NUMBER), FEED(report_arrival_ms, NUMBER),

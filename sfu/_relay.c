@@ -4,7 +4,9 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
+#define LOOK_NS 2000000 /* counts are this old at most when they are read one by one */
 #define EVENT_BATCH 65536 /* bytes of events that are copied under one lock */
 
 typedef struct {
@@ -198,6 +200,26 @@ static PyObject *release(PyObject *object, PyObject *number) {
     return PyFloat_FromDouble(wait_ms);
 }
 
+static PyObject *tend(PyObject *object, PyObject *number) {
+    RelayObject *self = opened(object);
+    double now_ms = PyFloat_AsDouble(number);
+    if (self == NULL || PyErr_Occurred()) return NULL;
+    enter(self);
+    relay_tend(self->relay, now_ms);
+    leave_sending(self, 0);
+    Py_RETURN_NONE;
+}
+
+bool looked_lately(const RelayObject *owner, int64_t *looked_ns) {
+    struct timespec now;
+    if (!owner->runs) return false; /* nobody else could hold the lock, and tests want to know exactly */
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    int64_t now_ns = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+    if (now_ns - *looked_ns < LOOK_NS) return true;
+    *looked_ns = now_ns;
+    return false;
+}
+
 /* ---------------------------------------------------------------- what it tells */
 
 /* Copies events until `room` is used up; returns the bytes used. */
@@ -330,6 +352,7 @@ static PyMethodDef relay_methods[] = {
     {"receive", receive, METH_O, "Read one batch from the socket; the number of datagrams."},
     {"input", input, METH_VARARGS, "(data, ip, port, now_ms): one datagram."},
     {"release", release, METH_O, "Let go what is due; ms until the next call, -1 = not needed."},
+    {"tend", tend, METH_O, "(now_ms): feedback and NACKs that are due, of all legs."},
     {"drain", drain, METH_NOARGS, "Events: [(kind, subject, number, now_ms, ip, port, data)]."},
     {"sent", sent, METH_NOARGS, "Without a socket: what would have been sent, [(data, ip, port)]."},
     {"drops", drops, METH_NOARGS, "Counts in the order of DROP_NAMES."},

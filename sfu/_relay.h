@@ -42,6 +42,7 @@ typedef struct {
     Leg *leg;           /* NULL once closed; so with the others */
     PyObject *sessions; /* whatever keeps libsrtp's sessions alive */
     double rtt_ms, mending_ms;
+    int64_t looked_ns;
     LegCounts last;
 } LegObject;
 
@@ -50,6 +51,7 @@ typedef struct {
     RelayObject *owner;
     Feed *feed;
     bool paused;
+    int64_t looked_ns;
     FeedCounts last;
 } FeedObject;
 
@@ -60,6 +62,7 @@ typedef struct {
     uint32_t ssrc, rtx_ssrc;
     int max_spatial, max_temporal;
     int64_t last_sequence, rtx_sequence;
+    int64_t looked_ns;
     RouteCounts last;
 } RouteObject;
 
@@ -78,6 +81,9 @@ bool other_relay(const RelayObject *mine, const RelayObject *its);
 /* `value` if it is a feed of this relay, NULL with an exception otherwise. */
 FeedObject *feed_arg(PyObject *self, const RelayObject *owner, PyObject *value);
 int not_deleted(PyObject *value);
+/* While the thread runs: true when counts were copied a moment ago, so that reading ten of them takes the lock
+ * once.  It may be held for as long as a packet takes to all its receivers. */
+bool looked_lately(const RelayObject *owner, int64_t *looked_ns);
 
 /* Of the module that `self`, an instance of one of its types or a subclass of them, comes from. */
 Types *types_of(PyObject *self);

@@ -184,13 +184,23 @@ static PyObject *route_timestamp(PyObject *object, PyObject *number) {
     return PyLong_FromUnsignedLong(timestamp);
 }
 
+static void route_look(RouteObject *self) {
+    if (self->route == NULL) return;
+    enter(self->owner);
+    route_counts(self->route, &self->last);
+    leave(self->owner);
+}
+
+/* What we change ourselves must be seen at once. */
+static PyObject *route_state(PyObject *object, void *place) {
+    RouteObject *self = (RouteObject *)object;
+    route_look(self);
+    return value_at(&self->last, place);
+}
+
 static PyObject *route_value(PyObject *object, void *place) {
     RouteObject *self = (RouteObject *)object;
-    if (self->route != NULL) {
-        enter(self->owner);
-        route_counts(self->route, &self->last);
-        leave(self->owner);
-    }
+    if (self->route != NULL && !looked_lately(self->owner, &self->looked_ns)) route_look(self);
     return value_at(&self->last, place);
 }
 
@@ -223,8 +233,8 @@ static PyMethodDef route_methods[] = {
 static PyGetSetDef route_values[] = {
     ROUTE(packets, U64), ROUTE(bytes, U64), ROUTE(octets, U64), ROUTE(resent, U64), ROUTE(resent_bytes, U64),
     ROUTE(timestamp_shift, I64), ROUTE(spatial, INT),
-    {"feed_id", route_value, NULL, "0 = none.", PLACE(RouteCounts, feed, U64)},
-    {"target_id", route_value, NULL, "0 = none.", PLACE(RouteCounts, target, U64)},
+    {"feed_id", route_state, NULL, "0 = none.", PLACE(RouteCounts, feed, U64)},
+    {"target_id", route_state, NULL, "0 = none.", PLACE(RouteCounts, target, U64)},
     {"ssrc", route_own, NULL, NULL, PLACE(RouteObject, ssrc, U32)},
     {"rtx_ssrc", route_own, NULL, NULL, PLACE(RouteObject, rtx_ssrc, U32)},
     {"max_spatial", route_own, route_put_layer, NULL, PLACE(RouteObject, max_spatial, INT)},

@@ -140,8 +140,7 @@ class NativeLeg(_relay.Leg):
 
     def take_feedback(self, now_ms: float) -> list[bytes]:
         """The engine sends it by itself."""
-        if self.feeds:
-            self.send_feedback(now_ms)
+        self._relay.tend(self, now_ms)
         return []
 
 

@@ -143,6 +143,7 @@ class NativeRelay:
         self._events: deque[Event] = deque()  # fetched, not yet handled
         self._soon: asyncio.Handle | None = None
         self._complained_s: float | None = None
+        self._tended_ms = 0.0
 
     # ------------------------------------------------------------ life
 
@@ -295,9 +296,20 @@ class NativeRelay:
         leg.send_rtcp(data)
 
     def ask_again(self, leg: NativeLeg, now_ms: float) -> None:
-        if leg.feeds:
+        if self._pump and leg.feeds:
             leg.ask_again(now_ms)
             self.look_soon()  # an overflow is told as an event
+
+    def tend(self, leg: NativeLeg, now_ms: float) -> None:
+        """Policy goes through the legs at each tick; beside the thread, whose lock may be busy, one call does
+        what is due to all of them.
+        """
+        if self._pump:
+            if leg.feeds:
+                leg.send_feedback(now_ms)
+        elif now_ms != self._tended_ms:
+            self._tended_ms = now_ms
+            self.engine.tend(now_ms)
 
     def release(self, now_ms: float) -> None:
         self.engine.release(now_ms)

@@ -77,6 +77,7 @@ struct Leg {
     int pending_count;
     Arrivals *arrivals; /* NULL until the first packet */
     History *history;   /* NULL until the first packet */
+    pthread_mutex_t history_lock; /* of it alone: leg_acknowledge() comes without the relay's */
     uint16_t transport_seq;
     int cluster; /* of the probe that runs */
     Pacer pacer;

@@ -11,6 +11,7 @@ Leg *leg_new(Relay *relay, uint64_t id)
         return NULL;
     leg->relay = relay;
     leg->id = id;
+    pthread_mutex_init(&leg->history_lock, NULL);
     leg->next = relay->legs;
     if (leg->next)
         leg->next->previous = leg;
@@ -69,6 +70,7 @@ void leg_free(Leg *leg)
     pacer_free(&leg->pacer, &relay->pool);
     arrivals_free(leg->arrivals);
     history_free(leg->history);
+    pthread_mutex_destroy(&leg->history_lock);
     map_free(&leg->by_ssrc);
     map_free(&leg->by_rtx);
     map_free(&leg->known);

@@ -27,10 +27,12 @@ bool leg_send_plain(Leg *leg, uint8_t *slot, int size, Stamp stamp, double now_m
         write_stamp(slot + stamp_place(slot), stamp, stamp_value(leg, stamp, now_ms));
     if (stamp == STAMP_NUMBER) {
         leg->transport_seq++;
+        pthread_mutex_lock(&leg->history_lock);
         if (!leg->history)
             leg->history = history_new();
         if (leg->history)
             history_record(leg->history, leg->transport_seq, now_ms, size, leg->cluster);
+        pthread_mutex_unlock(&leg->history_lock);
     }
     return protect_and_send(leg, slot, size, arrival_ms);
 }
@@ -84,9 +86,12 @@ void leg_send_feedback(Leg *leg, double now_ms)
 
 int leg_acknowledge(Leg *leg, const uint8_t *body, int size, double now_ms, Digest *digest)
 {
+    pthread_mutex_lock(&leg->history_lock);
     if (!leg->history)
         leg->history = history_new();
-    return leg->history ? history_acknowledge(leg->history, body, size, now_ms, digest) : -1;
+    int status = leg->history ? history_acknowledge(leg->history, body, size, now_ms, digest) : -1;
+    pthread_mutex_unlock(&leg->history_lock);
+    return status;
 }
 
 void leg_set_pacing(Leg *leg, double rate_bps)

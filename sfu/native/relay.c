@@ -240,6 +240,16 @@ double relay_release(Relay *relay, double now_ms)
     return relay->first_waiting ? RELEASE_MS : -1;
 }
 
+void relay_tend(Relay *relay, double now_ms)
+{
+    for (Leg *leg = relay->legs; leg; leg = leg->next) {
+        if (!leg_ready(leg))
+            continue;
+        leg_send_feedback(leg, now_ms);
+        leg_ask_again(leg, now_ms);
+    }
+}
+
 /* ---------------------------------------------------------------- what is counted */
 
 Events *relay_events(Relay *relay)

@@ -5,7 +5,7 @@
  * The C twin of sfu/{relay,legs,feed,route,leg_route,tap_route,ring,nack,seq,pacer}.py; those files say why.
  * Python.h is not included here: the engine is built into sfu/_relay.c, and alone into its fuzzers.
  *
- * Rules: every function below wants relay_lock() held, but for relay_new, relay_lock, relay_run, relay_stop and
+ * Rules: every function below wants relay_lock() held unless it says otherwise, but for relay_new, relay_lock, relay_run, relay_stop and
  * relay_free.  Who makes a leg, feed or route frees it; freeing detaches it from the others.  Strangers' bytes
  * can make any function refuse or drop (counted by reason), never fail.  All times are ms since 1970 on a
  * clock that never goes back. */
@@ -66,6 +66,8 @@ int relay_receive(Relay *relay, double now_ms);
 void relay_input(Relay *relay, uint8_t *data, int size, uint32_t ip, uint16_t port, double now_ms);
 /* Lets go what pacers hold and sends probes.  Returns ms until it wants to be called again, -1 = not at all. */
 double relay_release(Relay *relay, double now_ms);
+/* leg_send_feedback() and leg_ask_again() for every leg that is ready. */
+void relay_tend(Relay *relay, double now_ms);
 void relay_flush(Relay *relay, double now_ms);
 Events *relay_events(Relay *relay);
 const uint64_t *relay_drops(const Relay *relay); /* DROP_COUNT counters */
@@ -80,6 +82,7 @@ void leg_set_ids(Leg *leg, const ExtensionIds *ids);
 void leg_set_srtp(Leg *leg, void *receive, void *receive_rtcp, void *send, void *send_rtcp);
 /* ICE's choice: packets from and to here.  The one before stays valid for receiving.  Takes it from another leg. */
 void leg_bind_address(Leg *leg, uint32_t ip, uint16_t port);
+/* These two need no relay_lock() on the thread that binds legs and gives them keys. */
 bool leg_ready(const Leg *leg);
 void leg_address(const Leg *leg, uint32_t *ip, uint16_t *port); /* 0:0 = none (also: taken by another leg) */
 void leg_bind_ssrc(Leg *leg, uint32_t ssrc, Feed *feed);        /* twin: Leg.bind */
@@ -93,6 +96,7 @@ void leg_set_mending(Leg *leg, double until_ms);
 int leg_send_rtcp(Leg *leg, const uint8_t *data, int size); /* 0; -1 = dropped and counted */
 void leg_ask_again(Leg *leg, double now_ms);                 /* NACKs that are due to this publisher */
 void leg_send_feedback(Leg *leg, double now_ms);             /* transport-wide feedback that is due */
+/* Needs no relay_lock(), which a thousand receivers' feedback would wait for: only that the leg isn't freed. */
 int leg_acknowledge(Leg *leg, const uint8_t *body, int size, double now_ms, Digest *digest);
 void leg_set_pacing(Leg *leg, double rate_bps);
 bool leg_probe(Leg *leg, int cluster, double rate_bps, int size, double now_ms);
