@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import itertools
 import logging
+import os
 import socket
 import struct
 import threading
@@ -38,6 +40,7 @@ log = logging.getLogger(__name__)
 STUN, DTLS, RTCP, RESOLVE, ALIVE, KEY_FRAME, RESTART, LOST, TAP = range(1, 10)  # EventKind of native/events.h
 FIRST_PACKET = struct.Struct("=I4B16s16s16s")
 BATCH = 64
+NICE = -10
 REFUSED_S = 0.02  # a client that sends what nobody expects must not keep the loop busy
 TURN = 512  # events per turn of the loop: signalling isn't starved by a flood
 COMPLAIN_EVERY_S = 10.0
@@ -158,7 +161,7 @@ class NativeRelay:
         loop.add_reader(self.engine.events_fd, self._on_events)
         # a daemon: a loop that dies without stop() must not keep the process; atexit comes before the C
         # library's own clean-up, under which the thread could not go on encrypting
-        self._thread = threading.Thread(target=self.engine.run, name="relay", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="relay", daemon=True)
         atexit.register(self._end_thread)
         self._thread.start()
 
@@ -176,6 +179,12 @@ class NativeRelay:
             loop.remove_reader(self.engine.events_fd)
         elif self._sock.fileno() >= 0:
             loop.remove_reader(self._sock.fileno())
+
+    def _run(self) -> None:
+        # where we may (LimitNICE in the unit): packets don't queue behind a film that is being composed
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+        self.engine.run()
 
     def _end_thread(self) -> None:
         thread, self._thread = self._thread, None
