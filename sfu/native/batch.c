@@ -12,6 +12,7 @@
 
 #include "internal.h"
 
+#define GATHER_MS 0.5     /* nobody waits longer for company */
 #define MAX_AGE_MS 2000.0 /* older is no age but a clock that was set */
 
 typedef union {
@@ -170,16 +171,17 @@ static int take_waiting(Relay *relay)
     return count;
 }
 
-/* Until the socket is empty, within bounds.  The packets of a picture come one after the other while the first
+/* Until the socket is empty, but not for long.  The packets of a picture come one after the other while the first
  * is still being copied to its receivers: sent together, each receiver's are one message (GSO). */
 static int run_batch(Relay *relay)
 {
     int all = 0, count;
+    double began_ms = clock_now(relay);
     relay->amid_batch = true;
     do {
         count = take_waiting(relay);
         all += count;
-    } while (count && all < relay->batch->size);
+    } while (count && all < relay->batch->size && clock_now(relay) - began_ms < GATHER_MS);
     relay->amid_batch = false;
     if (all)
         relay_flush(relay, clock_now(relay));
