@@ -94,6 +94,14 @@ class LegRoute(Route):
             self.rtx_sequence = last[1]
         leg.routes.append(self)
 
+    def stop(self) -> None:
+        """Nothing more until the next ``aim``, which begins with a key frame: what was sent before that is
+        not sent again, however often the receiver asks.
+        """
+        if self.is_video and self.ring is not None and (self.feed is not None or self.target is not None):
+            self.ring.clear()
+        super().stop()
+
     def close(self) -> None:
         self.stop()
         if self in self.leg.routes:
@@ -238,6 +246,10 @@ class LegRoute(Route):
         rtx_type = self._rtx_type(sent.marker_type & 0x7F, binding)
         if rtx_type < 0 and sent.transport_seq < 0:  # of a source before: other bytes would use a nonce twice
             self.drops.count(DropReason.NACK_MISS)
+            return False
+        pacer = self.leg.pacer
+        if self.paced and pacer is not None and not pacer.affords(now_ms):
+            self.drops.count(DropReason.NACK_LIMIT)
             return False
         # half a round trip: with jitter a receiver asks again before the first answer can have come
         interval_ms = min(MAX_RESEND_INTERVAL_MS, max(MIN_RESEND_INTERVAL_MS, self.leg.rtt_ms / 2))

@@ -69,6 +69,15 @@ class Pacer:
         self.queue.append((route, packet, start, transport_at))
         return True
 
+    def affords(self, now_ms: float) -> bool:
+        """May something be sent again?  Repetitions go before what waits, but no faster than the line's rate:
+        a receiver that misses a hundred packets asks for them every round trip, and would drown its voices.
+        """
+        if not self.rate_bps:
+            return True
+        self._refill(now_ms)
+        return self._tokens > -self._cap()
+
     def charge(self, size: int, now_ms: float) -> None:
         """A retransmission has left: it doesn't wait, but the line has to carry it."""
         if self.rate_bps:

@@ -61,6 +61,14 @@ bool pacer_put(Pacer *pacer, const Queued *queued)
     return true;
 }
 
+bool pacer_affords(Pacer *pacer, double now_ms)
+{
+    if (pacer->rate_bps == 0.0)
+        return true;
+    refill(pacer, now_ms);
+    return pacer->tokens > -cap(pacer);
+}
+
 void pacer_charge(Pacer *pacer, int size, double now_ms)
 {
     if (pacer->rate_bps == 0.0)

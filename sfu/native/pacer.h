@@ -42,6 +42,8 @@ void pacer_set_rate(Pacer *pacer, double rate_bps);
 bool pacer_admits(Pacer *pacer, int size, double now_ms);
 /* Takes over the reference to queued->packet.  False (and untouched): the queue is full. */
 bool pacer_put(Pacer *pacer, const Queued *queued);
+/* May something be sent again?  Before what waits, but no faster than the rate. */
+bool pacer_affords(Pacer *pacer, double now_ms);
 /* A retransmission has left: it doesn't wait, but the line has to carry it. */
 void pacer_charge(Pacer *pacer, int size, double now_ms);
 /* To be called before a row of pacer_next. */

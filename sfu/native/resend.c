@@ -21,6 +21,11 @@ static int rtx_type_of(const Route *route, uint8_t out_type)
 /* False when a NACK for this number must not be answered now; counted. */
 static bool may_resend(Route *route, Sent *sent, double now_ms)
 {
+    bool paced = route->is_video && route->rtx_ssrc;
+    if (paced && !pacer_affords(&route->leg->pacer, now_ms)) {
+        drop(route->relay, DROP_NACK_LIMIT);
+        return false;
+    }
     double interval_ms = route->leg->rtt_ms * 0.5;
     interval_ms = interval_ms < MIN_RESEND_MS ? MIN_RESEND_MS : interval_ms;
     interval_ms = interval_ms > MAX_RESEND_MS ? MAX_RESEND_MS : interval_ms;

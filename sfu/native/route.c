@@ -70,8 +70,11 @@ void route_aim(Route *route, Feed *feed, const Binding *binding)
     bound_drop(route->relay, bound);
 }
 
+/* What was sent before a stop is not sent again: the next aim begins with a key frame. */
 void route_stop(Route *route)
 {
+    if (route->is_video && (route->feed || route->target))
+        ring_free(&route->ring, &route->relay->pool);
     set_target(route, NULL);
     leave(route);
 }
