@@ -20,6 +20,7 @@ from sfu.messages import Counter, StreamStates
 from sfu.params import Kind
 from sfu.rtcp import ReportBlock
 from sfu.seams import LegHandle
+from sfu.voices import RED_OFF, RedSwitch
 
 if TYPE_CHECKING:
     from sfu.media import MediaPlane
@@ -391,11 +392,19 @@ class Congestion:
         loss = self.loss_of(line, now_ms)
         if line.managed:
             # what a full line drops would be more with every packet sent twice
-            loss = min(loss, line.estimator.losses.inherent)
-        if line.red.update(loss, now_ms) or line.red.on:  # who has come since, too
-            for consumer in self._media.consumers_of(line.leg):
-                if consumer.kind is Kind.AUDIO:
-                    consumer.set_red(line.red.on)
+            inherent = line.estimator.losses.inherent
+            loss = min(loss, inherent)
+            if line.red.on and inherent < RED_OFF:
+                line.red = RedSwitch()  # it was turned on before anybody knew that the line is full
+        line.red.update(loss, now_ms)
+        # On a line without room the second copy of each voice packet would take the picture's place.
+        strip = line.managed and not line.red.on
+        if (line.red.on, strip) == line.red_told and not (line.red.on or strip):
+            return
+        line.red_told = line.red.on, strip
+        for consumer in self._media.consumers_of(line.leg):  # who has come since, too
+            if consumer.kind is Kind.AUDIO:
+                consumer.set_red(line.red.on, strip)
 
     def loss_of(self, line: LineState, now_ms: float) -> float:
         return line.estimator.losses.loss if not line.estimator.silent(now_ms) else 0.0

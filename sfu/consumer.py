@@ -129,6 +129,7 @@ class LegConsumer(Consumer):
         self.highest = -1  # by the newest report, extended
         self.jitter_ms = 0.0
         self.make_red = False  # its line loses so much that each voice packet is sent twice
+        self.strip_red = False  # its line is narrow, and loses nothing by itself
 
     def ready(self) -> bool:
         return self.leg.ready
@@ -146,12 +147,15 @@ class LegConsumer(Consumer):
         return self.jitter_ms
 
     def bind(self) -> Binding:
-        return ortc.bind(self.producer.rtp, self.producer.leg, self.rtp, make_red=self.make_red)
+        return ortc.bind(
+            self.producer.rtp, self.producer.leg, self.rtp, make_red=self.make_red, strip_red=self.strip_red
+        )
 
-    def set_red(self, make_red: bool) -> None:
-        if self.make_red == make_red:
+    def set_red(self, make_red: bool, strip_red: bool = False) -> None:
+        """Neither: what the publisher sends is passed on as it is."""
+        if (self.make_red, self.strip_red) == (make_red, strip_red):
             return
-        self.make_red = make_red
+        self.make_red, self.strip_red = make_red, strip_red
         self.binding = None
         feed = self.route.feed
         if feed is not None:

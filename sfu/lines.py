@@ -92,6 +92,7 @@ class LineState:
     packets: int = 0
     lost: int = 0
     red: RedSwitch = field(default_factory=RedSwitch)
+    red_told: tuple[bool, bool] = (False, False)  # made, stripped: as the consumers know it
     wanted_bps: float = 0.0
 
     def count_sent(self, now_ms: float) -> None:

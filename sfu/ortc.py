@@ -33,10 +33,12 @@ def _fit(mine: CodecParameters, theirs: CodecParameters) -> int:
     return 1
 
 
-def match(producer: RtpParameters, receiver: RtpParameters, *, make_red: bool = False) -> dict[int, OutCodec]:
+def match(
+    producer: RtpParameters, receiver: RtpParameters, *, make_red: bool = False, strip_red: bool = False
+) -> dict[int, OutCodec]:
     """The producer's payload types → the receiver's.  Empty when they have no codec in common.
 
-    ``make_red``: plain Opus goes out as RED if the receiver takes it.
+    ``make_red``: plain Opus goes out as RED if the receiver takes it; ``strip_red``: RED as plain Opus.
     """
     found: dict[int, OutCodec] = {}
     theirs_opus = next((c for c in receiver.codecs if c.mime.lower() == OPUS), None)
@@ -46,11 +48,11 @@ def match(producer: RtpParameters, receiver: RtpParameters, *, make_red: bool = 
         if mime in AUXILIARY:
             continue
         best = max(receiver.codecs, key=lambda other: _fit(codec, other), default=None)
-        if best is None or not _fit(codec, best):
-            if mime == RED and theirs_opus is not None:
-                found[codec.payload_type] = OutCodec(
-                    theirs_opus.payload_type, codec.clock_rate, strip_red=True
-                )
+        fits = best is not None and bool(_fit(codec, best))
+        if mime == RED and theirs_opus is not None and (strip_red or not fits):
+            found[codec.payload_type] = OutCodec(theirs_opus.payload_type, codec.clock_rate, strip_red=True)
+            continue
+        if best is None or not fits:
             continue
         inner = -1
         if mime == RED and theirs_opus is not None:
@@ -68,12 +70,18 @@ def match(producer: RtpParameters, receiver: RtpParameters, *, make_red: bool = 
     return found
 
 
-def bind(producer: RtpParameters, leg: LegHandle, receiver: RtpParameters, make_red: bool = False) -> Binding:
+def bind(
+    producer: RtpParameters,
+    leg: LegHandle,
+    receiver: RtpParameters,
+    make_red: bool = False,
+    strip_red: bool = False,
+) -> Binding:
     """How packets of ``producer``, sent on ``leg``, are written for ``receiver``."""
     encoding = receiver.encodings[0] if receiver.encodings else None
     rid = encoding.rid if encoding is not None else None
     return Binding(
-        match(producer, receiver, make_red=make_red),
+        match(producer, receiver, make_red=make_red, strip_red=strip_red),
         ExtensionPlan(receiver.header_extensions, leg.ids, receiver.mid),
         ExtensionPlan(receiver.header_extensions, leg.ids, receiver.mid, repaired_rid=rid),
     )

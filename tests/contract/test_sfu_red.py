@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from sfu import ortc, rtcp
+from sfu.consumer import LegConsumer
 from sfu.messages import SetConsumerSource, SetProducerPaused
 from sfu.params import CodecParameters
 from tests.fixtures.sfu_rtp_peers import OPUS, OPUS_DOWN, RED, RED_DOWN, Bench, Peer, Received
@@ -164,3 +165,22 @@ async def test_receivers_without_red_get_opus(sfu_bench: Bench) -> None:
     set_red(sfu_bench, "a", True)
     (packet,) = await speak(sfu_bench, pub, sub, (1, 0, b"x"))
     assert (packet.payload_type, packet.payload) == (109, b"x")
+
+
+async def test_on_a_line_without_room_the_publishers_red_is_taken_off_and_put_back(sfu_bench: Bench) -> None:
+    pub, sub = sfu_bench.peer("pub"), sfu_bench.peer("sub")
+    sfu_bench.produce_audio(pub, "mic", 1100, codecs=(RED, OPUS))
+    sfu_bench.consume(sub, "a", "mic", 2100, codecs=(OPUS_DOWN, RED_DOWN))
+    consumer = sfu_bench.media.consumers["a"]
+    assert isinstance(consumer, LegConsumer)
+    head = (0x80 | 111).to_bytes(1, "big") + (960 << 10 | 3).to_bytes(3, "big") + bytes([111])
+    types, payloads = [], []
+    for number, strip in enumerate((False, True, False)):
+        consumer.set_red(False, strip_red=strip)
+        pub.rtp(1100, number, number * 960, head + b"old" + b"new", payload_type=63, marker=False, level=20)
+        await sfu_bench.settle()
+        (packet,) = sub.received()
+        types.append(packet.payload_type)
+        payloads.append(packet.payload[-3:] if packet.payload_type == 108 else packet.payload)
+    assert types == [108, 109, 108]
+    assert payloads == [b"new"] * 3
