@@ -27,10 +27,18 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 START_TIMEOUT_S = 60.0
 
 
-def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
-    with socket.socket(socket.AF_INET, kind) as sock:
-        sock.bind(("0.0.0.0", 0))
-        return int(sock.getsockname()[1])
+def free_port() -> int:
+    """Free for TCP and for UDP: a media worker listens on both."""
+    while True:
+        with (
+            socket.socket(socket.AF_INET, socket.SOCK_STREAM) as tcp,
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp,
+        ):
+            tcp.bind(("0.0.0.0", 0))
+            port = int(tcp.getsockname()[1])
+            with suppress(OSError):
+                udp.bind(("0.0.0.0", port))
+                return port
 
 
 def media_address() -> str:
@@ -95,7 +103,7 @@ async def lianxin(
 ) -> AsyncIterator[Server]:
     """One worker process.  ``native=False``: the Python twin."""
     with tempfile.TemporaryDirectory(prefix="lianxin-bench-") as name:
-        port, udp = free_port(), free_port(socket.SOCK_DGRAM)
+        port, udp = free_port(), free_port()
         given = {
             "LIANXIN_MEDIA__WORKERS": "1",
             "LIANXIN_MEDIA__ADDRESSES": media_address(),
