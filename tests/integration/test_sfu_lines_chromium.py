@@ -114,7 +114,7 @@ async def test_a_blackout_of_ten_seconds_heals_in_chromium(
         await ann.fact("sound", since=mark, identity="page")
         assert "failed" not in site.states_since(events)
         told = await seat.page.evaluate("facts")
-        # the publisher was dark too: the page was told that its pictures stood still, and that they move again
+        # the publisher was dark too: the page was told that its pictures stood still and that they move again
         streams = {fact["sid"]: fact["state"] for fact in told if fact["fact"] == "stream_state"}
         assert set(streams.values()) <= {"active"}, told
         facts = {fact["fact"] for fact in told} - {"stream_state"}
