@@ -7,8 +7,8 @@ line: the receiver ("down") or the publisher ("up"); the measuring is always don
 lianxin the page is livekit-client with the product's options (three layers, RED); on Janus it is a plain
 page on its WebSocket API with one layer of the same rate, as its videoroom forwards by default.
 
-Frozen time: presented frames (requestVideoFrameCallback) that are further apart than three median intervals
-and than the median and 150 ms: the whole gap, begin and end of the measurement included.  Concealment:
+Frozen time: presented frames (requestVideoFrameCallback) that are further apart than three usual intervals
+and than one and 150 ms (usual: the median, 67 ms at most): the whole gap, begin and end of the measurement included.  Concealment:
 samples that NetEQ made up (silence left out) of all samples.
 """
 
@@ -32,6 +32,7 @@ from bench.load.cpu import Spread, table
 from bench.load.servers import janus, janus_missing, lianxin
 from bench.udp_line import Weather
 
+USUAL_MS = 1000 / 15
 SETTLE_S = 5.0  # from the join to the begin of the measurement
 
 
@@ -189,7 +190,8 @@ def frozen(frames: Sequence[float], begin: float, end: float) -> tuple[float, in
     gaps = [b - a for a, b in pairwise(marks)]
     if len(inside) < 3:
         return (end - begin) / 1000, 1
-    middle = statistics.median(gaps[1:-1])
+    # three frames a second are no smooth picture, so the usual gap counts as 15 frames a second at most
+    middle = min(statistics.median(gaps[1:-1]), USUAL_MS)
     long = [gap for gap in gaps if gap > max(3 * middle, middle + 150)]
     return sum(long) / 1000, len(long)
 
