@@ -8,8 +8,8 @@ lianxin the page is livekit-client with the product's options (three layers, RED
 page on its WebSocket API with one layer of the same rate, as its videoroom forwards by default.
 
 Frozen time: presented frames (requestVideoFrameCallback) that are further apart than three usual intervals
-and than one and 150 ms (usual: the median, 67 ms at most): the whole gap, begin and end of the measurement included.  Concealment:
-samples that NetEQ made up (silence left out) of all samples.
+and than one and 150 ms (usual: the median, 67 ms at most): the whole gap, begin and end of the measurement
+included.  Concealment: samples that NetEQ made up (silence left out) of all samples.
 """
 
 from __future__ import annotations
