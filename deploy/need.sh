@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Names what is missing in one plain sentence, with the command that installs it; as root, installs it.
-# Usage: deploy/need.sh python|gcc|node|test …
+# Usage: deploy/need.sh python|gcc|node|test|bench …
 set -euo pipefail
 
 fail() {
@@ -54,6 +54,12 @@ for what in "$@"; do
       compgen -G '/usr/lib/llvm-*/lib/clang/*/lib/linux/libclang_rt.fuzzer-*.a' >/dev/null \
         && { command -v clang || command -v clang-14; } >/dev/null || missing+=(clang libclang-rt-dev)
       [ -n "$(fc-list :lang=zh family 2>/dev/null)" ] || missing+=(fonts-noto-cjk fontconfig)
+      [ ${#missing[@]} -eq 0 ] || install "${missing[@]}"
+      ;;
+    bench)
+      missing=()
+      command -v chromium >/dev/null || missing+=(chromium)
+      command -v janus >/dev/null || missing+=(janus)
       [ ${#missing[@]} -eq 0 ] || install "${missing[@]}"
       ;;
     *) fail "need.sh does not know '$what'" ;;
