@@ -89,7 +89,8 @@ test-setup: setup .venv/.dev
 test: test-setup lint types imports web-check
 	@$(PY) -m pytest tests
 
-bench: .venv/.dev .venv/.native
+bench: .venv/.dev .venv/.native web/node_modules/.installed
+	@deploy/need.sh bench
 	@$(PY) -m bench.run $(BENCH_ARGS)
 
 clean:
