@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -179,7 +180,7 @@ async def _poll(engine: Engine, chair: Client, venues: Sequence[Client], tracks:
 def histogram_quantile(
     before: dict[str, float], after: dict[str, float], name: str, share: float, scale: float
 ) -> float | None:
-    """Upper bound of the bucket that holds it, of what came between; None without such a histogram."""
+    """Of what came between, interpolated in its bucket as Prometheus does; None without such a histogram."""
     counts: dict[float, float] = {}
     for key, value in after.items():
         if key.startswith(f"{name}_bucket"):
@@ -188,7 +189,13 @@ def histogram_quantile(
     total = counts.get(float("inf"), 0)
     if not total:
         return None
-    return next(bound for bound in sorted(counts) if counts[bound] >= share * total) * scale
+    below, low = 0.0, 0.0
+    for bound in sorted(counts):
+        if counts[bound] >= share * total:
+            inside = (share * total - below) / max(1.0, counts[bound] - below)
+            return (low if math.isinf(bound) else low + inside * (bound - low)) * scale
+        below, low = counts[bound], bound
+    return None
 
 
 def main() -> None:
